@@ -1,0 +1,32 @@
+//! How a child ended, and how Supervisor words it.
+
+use fleetvisor_model::signal::Signal;
+
+/// A decoded wait status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(i32),
+    Signal { signal: Signal, core_dumped: bool },
+}
+
+impl ExitStatus {
+    /// What `exitcodes=` is compared with and `exitstatus` reports: the code, or -1 after a signal.
+    pub fn code(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal { .. } => -1,
+        }
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ExitStatus::Code(code) => write!(f, "exit status {code}"),
+            ExitStatus::Signal { signal, core_dumped } => {
+                let core = if *core_dumped { " (core dumped)" } else { "" };
+                write!(f, "terminated by {}{core}", signal.name())
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Every decision of the agent, pure: inputs come in with the time, effects go out.
+//!
+//! Read [`process`] first: the life of one process as a table of states and events. [`supervisor`] owns all
+//! groups and answers requests; [`shutdown`] is the order in which everything ends. Nothing here reads a
+//! clock, a file or a descriptor.
+
+pub mod ansi;
+pub mod command;
+pub mod effect;
+pub mod exit;
+pub mod process;
+pub mod request;
+mod shutdown;
+pub mod supervisor;
+mod tickets;
+mod verbs;
+
+#[cfg(test)]
+mod world;
