@@ -256,6 +256,8 @@ impl Process {
         if let Some(run) = &mut self.run {
             run.pid = pid;
         }
+        // Its time runs from here: a busy host may have taken a while to spawn it.
+        self.started = Some((cx.now.monotonic, cx.now.wall));
         let line = format!("spawned: '{}' with pid {pid}", self.config.name.process);
         self.log(LogLevel::Info, line, cx);
     }
