@@ -1,0 +1,36 @@
+//! What every call to the controller works on. It only holds the parts together.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::enrolment::Attempts;
+use crate::pki::Authority;
+use crate::registry::Registry;
+use crate::store::Store;
+
+/// Operations under way at once.
+const RUNS_MAX: usize = 64;
+
+pub(crate) struct Controller {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) authority: Authority,
+    /// Failed attempts to enrol.
+    pub(crate) attempts: Attempts,
+    pub(crate) runs: Arc<Semaphore>,
+    /// Once the controller stops: over how many seconds hosts may spread their return.
+    pub(crate) stopping: watch::Receiver<Option<u32>>,
+}
+
+impl Controller {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        authority: Authority,
+        stopping: watch::Receiver<Option<u32>>,
+    ) -> Controller {
+        let runs = Arc::new(Semaphore::new(RUNS_MAX));
+        Controller { store, registry, authority, attempts: Attempts::default(), runs, stopping }
+    }
+}

@@ -1,0 +1,53 @@
+//! `fleetvisor-controller`, the control plane of a fleet. `init` makes its directory, `run` serves.
+//!
+//! A call's way: [`connection`] (TLS) -> [`access`] (may it?) -> [`services`] and [`enrolment`] (what is meant)
+//! -> [`operations`], [`link`], [`registry`] (doing it) -> [`store`] (what lasts). What a host is told follows
+//! from [`reconcile`], which is pure.
+
+mod access;
+mod cli;
+mod clock;
+mod connection;
+mod controller;
+mod desired;
+mod enrolment;
+mod health;
+mod init;
+mod layout;
+mod link;
+mod logging;
+mod operations;
+mod pki;
+mod reconcile;
+mod records;
+mod registry;
+mod report;
+mod run;
+mod select;
+mod server;
+mod services;
+mod status;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Verb};
+
+/// 0 after all went well, 1 with the reason on stderr, 2 for a wrong command line.
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Init(args) => init::init(&args),
+        Verb::Run(args) => run::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fleetvisor-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! One host: whether it is linked, what it reported, and the commands under way on it. Every method is one
+//! short step under the host's own lock, so no host waits for another. Whether a host may link, and
+//! what is sent to it, is [`crate::link`]'s and [`crate::operations`]'.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::state::ProcessState;
+use fleetvisor_model::time::Wall;
+use fleetvisor_proto::fleet::{self, HostState, ToHost, to_host};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::reconcile::Observed;
+use crate::records::InventoryRecord;
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// Held while wishes are written and sent, so that they reach the host in the order of their revisions.
+    pub(crate) lane: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    presence: Presence,
+    version: String,
+    labels: BTreeMap<String, String>,
+    processes: BTreeMap<ProcessName, Option<Seen>>,
+    last_message: Option<Instant>,
+    desired_revision: u64,
+    observed_revision: u64,
+    stored: Option<InventoryRecord>,
+}
+
+/// What a host said of a process, and when it was heard.
+#[derive(Debug)]
+struct Seen {
+    status: fleet::ProcessStatus,
+    at: Instant,
+}
+
+#[derive(Debug)]
+enum Presence {
+    NeverSeen,
+    Away { since: Wall },
+    Online(Link),
+}
+
+#[derive(Debug)]
+struct Link {
+    id: u64,
+    boot_id: String,
+    address: SocketAddr,
+    since: Wall,
+    told: Option<u64>,
+    outgoing: mpsc::Sender<ToHost>,
+    end: Arc<End>,
+    commands: HashMap<String, mpsc::Sender<Answer>>,
+}
+
+/// Tells a link's task that it shall end, and why.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    reason: Mutex<Option<String>>,
+    notify: Notify,
+}
+
+/// What a host answers to a command.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Progress(Box<fleet::Progress>),
+    Done,
+}
+
+/// What a link begins with.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) boot_id: String,
+    pub(crate) version: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) observed_revision: u64,
+    pub(crate) address: SocketAddr,
+    pub(crate) processes: Vec<(ProcessName, fleet::ProcessStatus)>,
+    pub(crate) outgoing: mpsc::Sender<ToHost>,
+}
+
+/// What a change did to the set of processes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// Whether there are processes more or less.
+    pub(crate) names: bool,
+    pub(crate) total: usize,
+}
+
+/// Another agent holds the name.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) by: SocketAddr,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotLinked;
+
+impl Host {
+    pub(crate) fn new(name: &str) -> Host {
+        Host {
+            name: name.to_owned(),
+            lane: tokio::sync::Mutex::default(),
+            known: Mutex::new(Known {
+                presence: Presence::NeverSeen,
+                version: String::new(),
+                labels: BTreeMap::new(),
+                processes: BTreeMap::new(),
+                last_message: None,
+                desired_revision: 0,
+                observed_revision: 0,
+                stored: None,
+            }),
+        }
+    }
+
+    /// Takes up what the store remembers of it.
+    pub(super) fn remember(&self, inventory: InventoryRecord, started: Wall) {
+        let mut known = self.known();
+        known.presence = Presence::Away { since: inventory.away_since.map_or(started, Wall) };
+        known.version = inventory.version.clone();
+        known.labels = inventory.labels.clone();
+        known.processes = inventory.processes.iter().map(|name| (name.clone(), None)).collect();
+        known.stored = Some(inventory);
+    }
+
+    /// Begins a link. A second agent is refused while the first is linked; the same agent that dialled again,
+    /// because it lost a link that this side has not yet missed, replaces it.
+    pub(crate) fn attach(&self, id: u64, arrival: Arrival) -> Result<Arc<End>, Taken> {
+        let mut known = self.known();
+        if let Presence::Online(link) = &known.presence {
+            if link.boot_id != arrival.boot_id {
+                return Err(Taken { by: link.address });
+            }
+            link.end.because("the same agent has linked again");
+        }
+        let now = Instant::now();
+        let end = Arc::new(End::default());
+        known.version = arrival.version;
+        known.labels = arrival.labels;
+        known.processes = seen(arrival.processes, now);
+        known.observed_revision = arrival.observed_revision;
+        known.last_message = Some(now);
+        known.presence = Presence::Online(Link {
+            id,
+            boot_id: arrival.boot_id,
+            address: arrival.address,
+            since: clock::now(),
+            told: None,
+            outgoing: arrival.outgoing,
+            end: end.clone(),
+            commands: HashMap::new(),
+        });
+        Ok(end)
+    }
+
+    /// Ends the link of this id: the host is away from now on, and who waits for an answer learns so. Nothing
+    /// happens, and the answer is false, if another link has taken its place.
+    pub(crate) fn detach(&self, id: u64) -> bool {
+        let mut known = self.known();
+        let current = matches!(&known.presence, Presence::Online(link) if link.id == id);
+        if current {
+            known.presence = Presence::Away { since: clock::now() };
+        }
+        current
+    }
+
+    /// Asks the link's task, if there is one, to end.
+    pub(crate) fn end_link(&self, reason: &str) {
+        if let Presence::Online(link) = &self.known().presence {
+            link.end.because(reason);
+        }
+    }
+
+    pub(crate) fn heard(&self) {
+        self.known().last_message = Some(Instant::now());
+    }
+
+    /// Replaces all processes.
+    pub(crate) fn report(&self, processes: Vec<(ProcessName, fleet::ProcessStatus)>) {
+        self.known().processes = seen(processes, Instant::now());
+    }
+
+    /// Adds, changes and removes processes.
+    pub(crate) fn change(
+        &self,
+        changed: Vec<(ProcessName, fleet::ProcessStatus)>,
+        removed: &[ProcessName],
+    ) -> Changed {
+        let mut known = self.known();
+        let mut names = false;
+        for (name, seen) in seen(changed, Instant::now()) {
+            names |= known.processes.insert(name, seen).is_none();
+        }
+        for name in removed {
+            names |= known.processes.remove(name).is_some();
+        }
+        Changed { names, total: known.processes.len() }
+    }
+
+    pub(crate) fn set_observed(&self, revision: u64) {
+        self.known().observed_revision = revision;
+    }
+
+    /// Records that wishes up to this revision are stored.
+    pub(crate) fn set_desired(&self, revision: u64) {
+        let mut known = self.known();
+        known.desired_revision = known.desired_revision.max(revision);
+    }
+
+    /// Records what [`crate::reconcile`] asks for; `None` while the host is away.
+    pub(crate) fn observed(&self) -> Option<Observed> {
+        let known = self.known();
+        match &known.presence {
+            Presence::Online(link) => {
+                Some(Observed { told: link.told, carried_out: known.observed_revision })
+            }
+            Presence::NeverSeen | Presence::Away { .. } => None,
+        }
+    }
+
+    /// Whether there are wishes that the present link has not been told.
+    pub(crate) fn has_news(&self) -> bool {
+        let known = self.known();
+        match &known.presence {
+            Presence::Online(link) => link.told.is_none_or(|told| told < known.desired_revision),
+            Presence::NeverSeen | Presence::Away { .. } => false,
+        }
+    }
+
+    /// Queues a message. A host that takes none any more is as good as away: its link is ended.
+    pub(crate) fn send(&self, message: to_host::Message) -> Result<(), NotLinked> {
+        self.known().send(message)
+    }
+
+    /// Queues wishes up to `revision`; the caller holds the lane.
+    pub(crate) fn tell(&self, message: to_host::Message, revision: u64) -> Result<(), NotLinked> {
+        let mut known = self.known();
+        known.send(message)?;
+        if let Presence::Online(link) = &mut known.presence {
+            link.told = Some(revision.max(link.told.unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    /// Queues a command. Its answers arrive at the receiver, which ends early if the link does. The caller
+    /// holds the lane.
+    pub(crate) fn command(&self, command: fleet::Command) -> Result<mpsc::Receiver<Answer>, NotLinked> {
+        let (answers, receiver) = mpsc::channel(command.processes.len() + 1);
+        let (id, revision) = (command.id.clone(), command.desired.as_ref().map(|desired| desired.revision));
+        let mut known = self.known();
+        known.send(to_host::Message::Command(command))?;
+        if let Presence::Online(link) = &mut known.presence {
+            link.commands.insert(id, answers);
+            link.told = link.told.max(revision);
+        }
+        Ok(receiver)
+    }
+
+    /// Passes an answer to whoever gave the command. One that nobody waits for is dropped.
+    pub(crate) fn answer(&self, id: &str, answer: Answer) {
+        let mut known = self.known();
+        let Presence::Online(link) = &mut known.presence else { return };
+        let done = matches!(answer, Answer::Done);
+        if let Some(answers) = link.commands.get(id) {
+            // The last place is kept for the end, whatever else a host says too often.
+            let room = done || answers.capacity() > 1;
+            if !room || answers.try_send(answer).is_err() {
+                tracing::debug!("host {}: an answer to command {id} that nobody waits for", self.name);
+            }
+            if done {
+                link.commands.remove(id);
+            }
+        }
+    }
+
+    /// Drops the interest in a command's answers.
+    pub(crate) fn forget_command(&self, id: &str) {
+        if let Presence::Online(link) = &mut self.known().presence {
+            link.commands.remove(id);
+        }
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        matches!(self.known().presence, Presence::Online(_))
+    }
+
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        self.known().labels.clone()
+    }
+
+    /// Names of all its processes, in order.
+    pub(crate) fn process_names(&self) -> Vec<ProcessName> {
+        self.known().processes.keys().cloned().collect()
+    }
+
+    /// All its processes in order, uptimes as of now or, for a host that is away, of its last message. A
+    /// process of which only the name is known is UNKNOWN.
+    pub(crate) fn processes(&self) -> Vec<fleet::ProcessStatus> {
+        let known = self.known();
+        let until = match &known.presence {
+            Presence::Online(_) => Some(Instant::now()),
+            Presence::NeverSeen | Presence::Away { .. } => known.last_message,
+        };
+        let shown = |(name, seen): (&ProcessName, &Option<Seen>)| match seen {
+            None => fleet::ProcessStatus::unknown(name),
+            Some(seen) => {
+                let mut status = seen.status.clone();
+                if let Some(until) = until
+                    && status.process_state() == ProcessState::Running
+                {
+                    status.uptime_ms = status.uptime_ms.saturating_add(millis(seen.at, until));
+                }
+                status
+            }
+        };
+        known.processes.iter().map(shown).collect()
+    }
+
+    /// The host as callers see it.
+    pub(crate) fn describe(&self) -> fleet::Host {
+        let known = self.known();
+        let (state, since, address) = match &known.presence {
+            Presence::NeverSeen => (HostState::NeverSeen, 0, String::new()),
+            Presence::Away { since } => (HostState::Away, since.0, String::new()),
+            Presence::Online(link) => (HostState::Online, link.since.0, link.address.to_string()),
+        };
+        let running = |seen: &Option<Seen>| {
+            seen.as_ref().is_some_and(|seen| seen.status.process_state() == ProcessState::Running)
+        };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        fleet::Host {
+            name: self.name.clone(),
+            state: state.into(),
+            labels: known.labels.clone().into_iter().collect(),
+            version: known.version.clone(),
+            address,
+            since,
+            report_age_ms: known.last_message.map_or(0, |at| millis(at, Instant::now())),
+            running: count(known.processes.values().filter(|seen| running(seen)).count()),
+            total: count(known.processes.len()),
+            desired_revision: known.desired_revision,
+            observed_revision: known.observed_revision,
+        }
+    }
+
+    /// What of it should be stored, if that is not what is stored.
+    pub(super) fn unstored_inventory(&self) -> Option<InventoryRecord> {
+        let known = self.known();
+        let away_since = match &known.presence {
+            Presence::NeverSeen => return None,
+            Presence::Away { since } => Some(since.0),
+            Presence::Online(_) => None,
+        };
+        let inventory = InventoryRecord {
+            version: known.version.clone(),
+            labels: known.labels.clone(),
+            processes: known.processes.keys().cloned().collect(),
+            away_since,
+        };
+        (known.stored.as_ref() != Some(&inventory)).then_some(inventory)
+    }
+
+    pub(super) fn set_stored(&self, inventory: InventoryRecord) {
+        self.known().stored = Some(inventory);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while it holds a host")
+    }
+}
+
+impl Known {
+    fn send(&mut self, message: to_host::Message) -> Result<(), NotLinked> {
+        let Presence::Online(link) = &self.presence else { return Err(NotLinked) };
+        link.outgoing.try_send(ToHost { message: Some(message) }).map_err(|_| {
+            link.end.because("it does not take what is sent to it");
+            NotLinked
+        })
+    }
+}
+
+impl End {
+    pub(crate) async fn requested(&self) -> String {
+        self.notify.notified().await;
+        self.reason.lock().expect("nothing panics while it holds the reason").clone().unwrap_or_default()
+    }
+
+    fn because(&self, reason: &str) {
+        *self.reason.lock().expect("nothing panics while it holds the reason") = Some(reason.to_owned());
+        self.notify.notify_one();
+    }
+}
+
+fn seen(
+    processes: Vec<(ProcessName, fleet::ProcessStatus)>,
+    at: Instant,
+) -> BTreeMap<ProcessName, Option<Seen>> {
+    processes.into_iter().map(|(name, status)| (name, Some(Seen { status, at }))).collect()
+}
+
+fn millis(from: Instant, until: Instant) -> u64 {
+    u64::try_from(until.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX)
+}

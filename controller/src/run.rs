@@ -1,0 +1,132 @@
+//! `run`: the controller at work, from reading its directory to the farewell.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use fleetvisor_proto::identity::Identity;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{interval, timeout};
+
+use crate::clock;
+use crate::connection;
+use crate::controller::Controller;
+use crate::enrolment;
+use crate::health;
+use crate::layout::Layout;
+use crate::logging;
+use crate::pki::Authority;
+use crate::registry::Registry;
+use crate::server;
+use crate::store::Store;
+use crate::store::sled::SledStore;
+
+/// How long links may take to hear the farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Hosts that may return in one second after the controller has stopped.
+const RETURN_RATE: usize = 500;
+const SWEEP: Duration = Duration::from_secs(3600);
+
+/// Run the controller in the foreground until TERM or INT
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory that `init` made
+    #[arg(long)]
+    dir: PathBuf,
+
+    /// Address for hosts and operators (gRPC over TLS)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    listen: String,
+
+    /// Address for HTTP; it serves /healthz: 200 `ok` while the store is usable, else 503
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7480")]
+    http: String,
+
+    /// What to log on stderr: error, warn, info, debug or trace, also by module (`info,h2=debug`)
+    #[arg(long, value_name = "FILTER", env = "FLEETVISOR_LOG", default_value = "info")]
+    log: String,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    logging::init(&args.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(args));
+    // Whoever is still connected has heard the farewell, or does not listen.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
+    let layout = Layout::new(&args.dir);
+    if let Some(missing) = layout.all().iter().find(|path| !path.exists()) {
+        let dir = args.dir.display();
+        bail!("{} is missing: make {dir} with `fleetvisor-controller init --dir {dir}`", missing.display());
+    }
+    let authority = Authority::load(&layout.ca())?;
+    let identity = Identity::load(&layout.server())?;
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
+    let listener = bind(&args.listen).await?;
+    let http = bind(&args.http).await?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+
+    let registry = Arc::new(Registry::new(clock::now()));
+    registry.load(&*store).await?;
+    let (stop, stopping) = watch::channel(None);
+    let controller = Arc::new(Controller::new(store.clone(), registry.clone(), authority, stopping.clone()));
+    tracing::info!("{} hosts are enrolled", registry.all().len());
+
+    tokio::spawn({
+        let (registry, store) = (registry.clone(), store.clone());
+        async move { registry.follow(store).await }
+    });
+    tokio::spawn(sweep(store.clone()));
+    tracing::info!("HTTP on {}", http.local_addr()?);
+    tokio::spawn(health::serve(store, http));
+    tracing::info!("hosts and operators on {}", listener.local_addr()?);
+    let tls = connection::server_config(&identity)?;
+    let stopped = stopping.clone();
+    let mut serving = tokio::spawn(server::serve(controller, listener, tls, async move {
+        let mut stopped = stopped;
+        // Also true once the sender is gone.
+        let _ = stopped.wait_for(Option::is_some).await;
+    }));
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("stopping: TERM received"),
+        _ = interrupt.recv() => tracing::info!("stopping: INT received"),
+        ended = &mut serving => {
+            ended.context("the server ended")?.context("the server ended")?;
+            bail!("the server ended");
+        }
+    }
+    let online = registry.all().iter().filter(|host| host.is_online()).count();
+    let spread = u32::try_from(online / RETURN_RATE).unwrap_or(u32::MAX) + 2;
+    stop.send_replace(Some(spread));
+    if timeout(FAREWELL, serving).await.is_err() {
+        tracing::debug!("some connections have not ended by themselves");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .with_context(|| format!("{address:?} is no address to listen on (127.0.0.1:7443)"))?
+        .collect();
+    TcpListener::bind(&*resolved).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn sweep(store: Arc<dyn Store>) {
+    let mut hourly = interval(SWEEP);
+    loop {
+        hourly.tick().await;
+        if let Err(error) = enrolment::sweep_tokens(&*store).await {
+            tracing::error!("cannot delete expired join tokens: {error}");
+        }
+    }
+}

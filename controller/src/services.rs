@@ -1,0 +1,123 @@
+//! The calls of hosts and operators, each in a few lines: who calls, what the words mean, whose work it is. That
+//! the caller may call at all has been decided by [`crate::access`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_proto::convert;
+use fleetvisor_proto::fleet::fleet_server::Fleet;
+use fleetvisor_proto::fleet::hosts_server::Hosts;
+use fleetvisor_proto::fleet::{
+    Certificate, CreateTokenRequest, CreateTokenResponse, FromHost, HostStatus, ListHostsRequest,
+    ListHostsResponse, RenewRequest, RunEvent, RunRequest, StatusRequest, ToHost,
+};
+use fleetvisor_proto::principal::check_host_name;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::access;
+use crate::controller::Controller;
+use crate::enrolment::{self, TTL_DEFAULT, TTL_MAX};
+use crate::link;
+use crate::operations;
+use crate::registry::Host;
+use crate::select::Selection;
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+pub(crate) struct HostsService(pub(crate) Arc<Controller>);
+pub(crate) struct FleetService(pub(crate) Arc<Controller>);
+
+#[tonic::async_trait]
+impl Hosts for HostsService {
+    async fn renew(&self, call: Request<RenewRequest>) -> Result<Response<Certificate>, Status> {
+        let host = access::calling_host(&call)?;
+        let certificate = enrolment::renew(&self.0, &host, &call.into_inner().csr).await?;
+        tracing::info!("host {host} has a new certificate");
+        Ok(Response::new(certificate))
+    }
+
+    type LinkStream = Messages<ToHost>;
+
+    async fn link(&self, call: Request<Streaming<FromHost>>) -> Result<Response<Messages<ToHost>>, Status> {
+        let host = access::calling_host(&call)?;
+        let address = access::peer(&call)?.address;
+        enrolment::require_enrolled(&*self.0.store, &host).await?;
+        let (outgoing, messages) = mpsc::channel(link::OUTGOING_MAX);
+        tokio::spawn(link::run(self.0.clone(), host, address, call.into_inner(), outgoing));
+        Ok(Response::new(ReceiverStream::new(messages).map(Ok).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl Fleet for FleetService {
+    async fn create_token(
+        &self,
+        call: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        let by = access::calling_operator(&call)?;
+        let request = call.into_inner();
+        let host = (!request.host.is_empty()).then_some(request.host);
+        if let Some(host) = &host {
+            check_host_name(host).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        }
+        let ttl = match request.ttl_seconds {
+            0 => TTL_DEFAULT,
+            seconds => Duration::from_secs(seconds),
+        };
+        if ttl > TTL_MAX {
+            let days = TTL_MAX.as_secs() / 86_400;
+            return Err(Status::invalid_argument(format!("a token can live for {days} days at most")));
+        }
+        let (token, expires) = enrolment::create_token(&self.0, ttl, host.clone(), by.clone()).await?;
+        let whom = host.map_or("any host".to_owned(), |host| format!("host {host}"));
+        tracing::info!("{by} has made the join token {} for {whom}", token.id_text());
+        Ok(Response::new(CreateTokenResponse { token: token.reveal(), expires: expires.0 }))
+    }
+
+    async fn list_hosts(
+        &self,
+        call: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        let selection = Selection::parse(call.into_inner().scope, Vec::new())?;
+        let hosts = included(&self.0, &selection).map(|host| host.describe()).collect();
+        Ok(Response::new(ListHostsResponse { hosts }))
+    }
+
+    type StatusStream = Messages<HostStatus>;
+
+    async fn status(&self, call: Request<StatusRequest>) -> Result<Response<Messages<HostStatus>>, Status> {
+        let request = call.into_inner();
+        let selection = Selection::parse(request.scope, request.targets)?;
+        let hosts: Vec<Arc<Host>> = included(&self.0, &selection).collect();
+        let statuses = hosts.into_iter().filter_map(move |host| status(&host, &selection)).map(Ok);
+        Ok(Response::new(tokio_stream::iter(statuses).boxed()))
+    }
+
+    type RunStream = Messages<RunEvent>;
+
+    async fn run(&self, call: Request<RunRequest>) -> Result<Response<Messages<RunEvent>>, Status> {
+        let by = access::calling_operator(&call)?;
+        let events = operations::run::start(self.0.clone(), call.into_inner(), by)?;
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+}
+
+fn included(controller: &Controller, selection: &Selection) -> impl Iterator<Item = Arc<Host>> {
+    controller.registry.all().into_iter().filter(|host| selection.includes(&host.name, &host.labels()))
+}
+
+/// What is wanted of a host; nothing where no target means any of it.
+fn status(host: &Host, selection: &Selection) -> Option<HostStatus> {
+    let mut processes = host.processes();
+    processes.retain(|status| {
+        let name: Option<ProcessName> = convert::process_name(status.name.clone()).ok();
+        name.is_some_and(|name| selection.wants(&host.name, &name))
+    });
+    (!processes.is_empty() || selection.wants_all_of(&host.name))
+        .then(|| HostStatus { host: Some(host.describe()), processes })
+}

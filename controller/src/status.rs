@@ -1,0 +1,62 @@
+//! A failure of the controller's own as a caller hears of it: the kind and the reason, and in the log.
+
+use tonic::Status;
+
+use crate::desired::DesiredError;
+use crate::operations::run::RunError;
+use crate::pki::PkiError;
+use crate::records::RecordError;
+use crate::select::SelectionError;
+use crate::store::StoreError;
+
+/// Something that is not the caller's fault.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("the system's random source failed: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Status {
+        tracing::error!("{failure}");
+        match failure {
+            Failure::Store(_) => Status::unavailable(failure.to_string()),
+            Failure::Record(_) | Failure::Pki(_) | Failure::Random(_) => {
+                Status::internal(failure.to_string())
+            }
+        }
+    }
+}
+
+impl From<RunError> for Status {
+    fn from(error: RunError) -> Status {
+        match error {
+            RunError::NoVerb | RunError::Timeout(_) | RunError::Selection(_) => {
+                Status::invalid_argument(error.to_string())
+            }
+            RunError::TooMany => Status::resource_exhausted(error.to_string()),
+            RunError::Random(error) => Failure::Random(error).into(),
+        }
+    }
+}
+
+impl From<SelectionError> for Status {
+    fn from(error: SelectionError) -> Status {
+        Status::invalid_argument(error.to_string())
+    }
+}
+
+impl From<DesiredError> for Failure {
+    fn from(error: DesiredError) -> Failure {
+        match error {
+            DesiredError::Store(error) => Failure::Store(error),
+            DesiredError::Record(error) => Failure::Record(error),
+        }
+    }
+}
