@@ -1,0 +1,178 @@
+//! The first steps of a daemon. In the foreground, the process that was started becomes the keeper. To daemonize,
+//! it forks the keeper into a session of its own and stays as the launcher until the daemon is up or has failed.
+//! Whether to daemonize, and what the agent is, its caller has decided.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{ForkResult, Pid, execv, fork, pipe2, read, setsid};
+use thiserror::Error;
+
+use crate::frame::Exit;
+use crate::keeper::{Agent, Keeper};
+use crate::oom::OomScore;
+use crate::programs::{exit_of, kill};
+use crate::spawn::{exit_now, reset_signals};
+
+/// What the agent finds in front of its first argument, followed by the number of its end of the link.
+pub const ATTACH_OPTION: &str = "--attached-to-keeper=";
+
+/// The daemon's exit status where the keeper or an agent that was up has failed (sysexits' EX_SOFTWARE).
+pub(crate) const FAILURE: i32 = 70;
+
+const RELAYED: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2];
+
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub daemonize: bool,
+    /// Usually `/proc/self/exe`.
+    pub agent_program: PathBuf,
+    /// The name under which it was called first, as `std::env::args_os` gives them. [`ATTACH_OPTION`] is put
+    /// behind the name.
+    pub agent_args: Vec<OsString>,
+}
+
+#[derive(Debug, Error)]
+enum LaunchError {
+    #[error("cannot fork with {0} threads running")]
+    NotAlone(usize),
+    #[error("an argument has a NUL byte in it")]
+    NulInArgument,
+    #[error("cannot {what}: {}", .errno.desc())]
+    System { what: &'static str, errno: Errno },
+}
+
+/// Runs the daemon: as launcher or as keeper, never as the agent. Returns the status that the process is to exit
+/// with at once: the launcher's when the daemon is up or has failed, the keeper's at the daemon's end.
+///
+/// To be called before there is a second thread; if there is one, nothing is started and the status says so.
+pub fn run(launch: Launch) -> i32 {
+    start(launch).unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "supervisord: {error}");
+        FAILURE
+    })
+}
+
+fn start(launch: Launch) -> Result<i32, LaunchError> {
+    let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(LaunchError::NotAlone(threads));
+    }
+    // A caller that ignores its children passes that on, and then none could be waited for.
+    // SAFETY: sets no handler.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map_err(failed("reset SIGCHLD"))?;
+    // From here on, so that none is lost or ends the process, whoever is to read it in the end.
+    let mut mask = SigSet::from_iter(RELAYED);
+    mask.thread_block().map_err(failed("block signals"))?;
+    let mut launcher = None;
+    if launch.daemonize {
+        let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).map_err(failed("create a pipe"))?;
+        // SAFETY: there is one thread, so the child may do whatever its parent may.
+        match unsafe { fork() }.map_err(failed("fork"))? {
+            ForkResult::Parent { child } => {
+                drop(write_end);
+                return await_daemon(&read_end, child, &mask);
+            }
+            ForkResult::Child => launcher = Some(write_end),
+        }
+        setsid().map_err(failed("start a session"))?;
+    }
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().map_err(failed("block signals"))?;
+    let signals = signal_descriptor(&mask)?;
+    let oom = OomScore::protect();
+    let agent = start_agent(launch, &oom)?;
+    Ok(Keeper::new(signals, agent, oom, launcher).run())
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> LaunchError {
+    move |errno| LaunchError::System { what, errno }
+}
+
+fn signal_descriptor(mask: &SigSet) -> Result<SignalFd, LaunchError> {
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    SignalFd::with_flags(mask, flags).map_err(failed("create a signal descriptor"))
+}
+
+/// The launcher: 0 once the keeper has said that the daemon is up, or the status that the keeper ended with.
+/// Whoever presses Ctrl-C meanwhile means the daemon.
+fn await_daemon(daemon: &OwnedFd, keeper: Pid, mask: &SigSet) -> Result<i32, LaunchError> {
+    let signals = signal_descriptor(mask)?;
+    loop {
+        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut watched = [watched(daemon.as_fd()), watched(signals.as_fd())];
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(failed("wait for the daemon")(errno)),
+        }
+        let said = watched[0].any() == Some(true);
+        while let Ok(Some(signal)) = signals.read_signal() {
+            let _ = kill(keeper.as_raw(), signal.ssi_signo as i32);
+        }
+        if said {
+            return if read(daemon, &mut [0]) == Ok(1) { Ok(0) } else { end_of(keeper) };
+        }
+    }
+}
+
+fn end_of(keeper: Pid) -> Result<i32, LaunchError> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    Errno::result(unsafe { libc::waitpid(keeper.as_raw(), &raw mut status, 0) })
+        .map_err(failed("wait for the keeper"))?;
+    Ok(match exit_of(status) {
+        Exit::Code(code) => code,
+        Exit::Signal { .. } => FAILURE,
+    })
+}
+
+fn start_agent(launch: Launch, oom: &OomScore) -> Result<Agent, LaunchError> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
+        .map_err(failed("create the agent's socket"))?;
+    let mut args = launch.agent_args;
+    args.insert(args.len().min(1), format!("{ATTACH_OPTION}{}", theirs.as_raw_fd()).into());
+    let strings = args.into_iter().map(|arg| CString::new(arg.into_vec()));
+    let args: Vec<CString> = strings.collect::<Result<_, _>>().map_err(|_| LaunchError::NulInArgument)?;
+    let program =
+        CString::new(launch.agent_program.as_os_str().as_bytes()).map_err(|_| LaunchError::NulInArgument)?;
+    // SAFETY: there is one thread, so the child may do whatever its parent may.
+    match unsafe { fork() }.map_err(failed("fork the agent"))? {
+        ForkResult::Parent { child } => Ok(Agent { pid: child.as_raw(), socket }),
+        ForkResult::Child => {
+            // Ctrl-C in a terminal and a service manager's TERM reach every process; the agent is to hear of it
+            // from the keeper, once.
+            reset_signals(&RELAYED.map(|signal| signal as i32));
+            oom.restore();
+            let Err(errno) = fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
+                .and_then(|_| execv(&program, &args).map(|never| match never {}));
+            let _ = writeln!(io::stderr(), "supervisord: cannot start the agent: {}", errno.desc());
+            exit_now(FAILURE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_started_beside_a_second_thread() {
+        let second = std::thread::spawn(std::thread::park);
+        let launch = Launch { daemonize: true, agent_program: "/bin/true".into(), agent_args: Vec::new() };
+        assert!(matches!(start(launch), Err(LaunchError::NotAlone(2..))));
+        second.thread().unpark();
+        second.join().unwrap();
+    }
+}
