@@ -1,0 +1,163 @@
+//! The connection to the controller: who we are, where it is, and what each way to fail means to the caller.
+
+use std::time::Duration;
+
+use fleetvisor_proto::fleet::fleet_client::FleetClient;
+use fleetvisor_proto::identity::{Identity, IdentityError};
+use fleetvisor_proto::tls::{self, DialError, TlsError};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::exit::Exit;
+use super::scope::ScopeError;
+use super::settings::{Settings, SettingsError};
+use crate::cli::Access;
+
+/// For reading, where `--timeout` gives none.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A host with thousands of processes answers in one message.
+const MAX_MESSAGE: usize = 64 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FleetError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The controller refused a call, or the connection broke.
+    #[error("{}", worded(.0))]
+    Status(Box<Status>),
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    /// Nobody reads stdout any more.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<Status> for FleetError {
+    fn from(status: Status) -> FleetError {
+        FleetError::Status(Box::new(status))
+    }
+}
+
+impl FleetError {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            FleetError::Settings(_) | FleetError::Scope(_) | FleetError::Usage(_) => Exit::Usage,
+            FleetError::Identity(_) | FleetError::Tls(_) => Exit::Failed,
+            FleetError::Dial(DialError::Address { .. }) => Exit::Usage,
+            FleetError::Dial(DialError::RefusedUs { .. }) => Exit::NotAllowed,
+            FleetError::Dial(
+                DialError::Unreachable { .. } | DialError::NotTrusted { .. } | DialError::Handshake { .. },
+            ) => Exit::Unreachable,
+            FleetError::Status(status) => match status.code() {
+                Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
+                Code::Unavailable => Exit::Unreachable,
+                Code::InvalidArgument => Exit::Usage,
+                Code::Ok
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::ResourceExhausted
+                | Code::FailedPrecondition
+                | Code::Aborted
+                | Code::OutOfRange
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::DataLoss => Exit::Failed,
+            },
+            FleetError::Runtime(_) | FleetError::Output(_) => Exit::Failed,
+        }
+    }
+}
+
+fn worded(status: &Status) -> String {
+    let text = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => format!("not allowed: {text}"),
+        Code::Unavailable => format!("the controller cannot be reached: {text}"),
+        Code::Unimplemented => format!("the controller does not know this command: {text}"),
+        _ => format!("the controller says: {text}"),
+    }
+}
+
+/// Connects to the first controller that can be reached.
+pub(crate) async fn connect(access: &Access) -> Result<FleetClient<Channel>, FleetError> {
+    let Settings { controllers, identity } = Settings::read(access)?;
+    let config = tls::client_config(&Identity::load(&identity)?)?;
+    let mut failed = None;
+    for address in &controllers {
+        match tls::dial(address, config.clone()).await {
+            Ok(channel) => return Ok(FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE)),
+            Err(error @ (DialError::Unreachable { .. } | DialError::Handshake { .. })) => {
+                if controllers.len() > 1 {
+                    eprintln!("ctl: {error}");
+                }
+                failed = Some(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(failed.map_or_else(|| FleetError::Usage("no controller is given".to_owned()), FleetError::Dial))
+}
+
+/// A reading call with its deadline.
+pub(crate) fn reading<M>(message: M, access: &Access) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(access.timeout.unwrap_or(READ_TIMEOUT));
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_fail_has_its_exit_status() {
+        let address = || "a:1".to_owned();
+        let source = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        for (error, exit) in [
+            (
+                FleetError::from(DialError::Unreachable { address: address(), source: source() }),
+                Exit::Unreachable,
+            ),
+            (
+                FleetError::from(DialError::Handshake { address: address(), source: source() }),
+                Exit::Unreachable,
+            ),
+            (
+                FleetError::from(DialError::RefusedUs { address: address(), reason: String::new() }),
+                Exit::NotAllowed,
+            ),
+            (FleetError::from(DialError::Address { address: address() }), Exit::Usage),
+            (FleetError::from(Status::permission_denied("x")), Exit::NotAllowed),
+            (FleetError::from(Status::unauthenticated("x")), Exit::NotAllowed),
+            (FleetError::from(Status::unavailable("x")), Exit::Unreachable),
+            (FleetError::from(Status::invalid_argument("x")), Exit::Usage),
+            (FleetError::from(Status::internal("x")), Exit::Failed),
+            (FleetError::from(ScopeError::NoLabels), Exit::Usage),
+        ] {
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_worded_for_a_person() {
+        let error = FleetError::from(Status::permission_denied("operator role is viewer"));
+        assert_eq!(error.to_string(), "not allowed: operator role is viewer");
+    }
+}

@@ -1,0 +1,55 @@
+//! Stdout of a fleet command: whole lines, each shown at once; and whether it may be coloured.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use fleetvisor_model::state::ProcessState;
+
+/// Whether states are coloured: on a terminal, unless `NO_COLOR` says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Plain,
+    Coloured,
+}
+
+impl Colour {
+    pub(crate) fn of_stdout() -> Colour {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if io::stdout().is_terminal() && !set("NO_COLOR") && !dumb { Colour::Coloured } else { Colour::Plain }
+    }
+
+    /// The state's name, with escape sequences around it where colour is wanted.
+    pub(crate) fn state(self, state: ProcessState) -> String {
+        let code = match (self, state) {
+            (Colour::Plain, _) | (_, ProcessState::Stopped) => return state.name().to_owned(),
+            (Colour::Coloured, ProcessState::Running) => 32,
+            (Colour::Coloured, ProcessState::Starting | ProcessState::Stopping | ProcessState::Backoff) => 33,
+            (Colour::Coloured, ProcessState::Exited | ProcessState::Fatal | ProcessState::Unknown) => 31,
+        };
+        format!("\x1b[{code}m{}\x1b[0m", state.name())
+    }
+}
+
+/// Writes lines and flushes; an error means that nobody reads any more.
+pub(crate) fn lines(lines: &[String]) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let mut text = lines.join("\n");
+    text.push('\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_around_the_name_only() {
+        assert_eq!(Colour::Plain.state(ProcessState::Fatal), "FATAL");
+        assert_eq!(Colour::Coloured.state(ProcessState::Running), "\x1b[32mRUNNING\x1b[0m");
+        assert_eq!(Colour::Coloured.state(ProcessState::Stopped), "STOPPED");
+    }
+}

@@ -1,0 +1,299 @@
+//! `start`, `stop` and `restart` of a fleet: events to lines as they come, all of them to JSON and to an
+//! exit status.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_proto::fleet::run_event::Event;
+use fleetvisor_proto::fleet::{HostDone, HostResult, Outcome, RunProgress};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::scope::no_such;
+
+/// What became of a command so far.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    id: String,
+    /// Hosts that have not finished.
+    open: BTreeSet<String>,
+    results: Vec<ProcessResult>,
+    hosts: BTreeMap<String, HostOutcome>,
+    unmatched: Vec<String>,
+}
+
+/// A line for one of the two streams.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Say {
+    /// For stdout.
+    Result(String),
+    /// For stderr.
+    Remark(String),
+}
+
+/// `ctl -o json restart ...`: `{"id", "results": [...], "hosts": [...], "unmatched": [...]}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunJson {
+    id: String,
+    results: Vec<ProcessResult>,
+    hosts: Vec<HostOutcome>,
+    /// Targets that fit no process of any host.
+    unmatched: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ProcessResult {
+    /// `web-01:web:web_00`
+    name: String,
+    /// `done`, `unchanged`, `failed`
+    outcome: &'static str,
+    /// `restarted`, `ERROR (spawn error)`
+    text: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct HostOutcome {
+    host: String,
+    /// `ok`, `failed`, `pending`, `away`, `timed-out`
+    result: &'static str,
+    /// Empty where it is `ok`.
+    reason: String,
+    #[serde(skip)]
+    kind: HostResult,
+}
+
+impl Run {
+    pub(crate) fn event(&mut self, event: Event) -> Option<Say> {
+        match event {
+            Event::Started(started) => {
+                let hosts = started.hosts.len();
+                self.open = started.hosts.into_iter().collect();
+                self.id = started.id;
+                let plural = if hosts == 1 { "" } else { "s" };
+                Some(Say::Remark(format!("operation {} on {hosts} host{plural}", self.id)))
+            }
+            Event::Progress(progress) => self.progress(progress),
+            Event::HostDone(done) => self.host_done(done).map(Say::Result),
+            Event::Unmatched(target) => {
+                let line = no_such(&target.host, &target.group, &target.process);
+                self.unmatched.push(target.to_string());
+                Some(Say::Result(line))
+            }
+        }
+    }
+
+    fn progress(&mut self, progress: RunProgress) -> Option<Say> {
+        let RunProgress { host, progress } = progress;
+        let progress = progress?;
+        let name = progress.name.clone().unwrap_or_default();
+        let name = format!("{host}:{}", ProcessName::new(name.group, name.process).full());
+        let outcome = match progress.outcome() {
+            Outcome::Done => "done",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Failed | Outcome::Unspecified => "failed",
+        };
+        let line = format!("{name}: {}", progress.text);
+        self.results.push(ProcessResult { name, outcome, text: progress.text });
+        Some(Say::Result(line))
+    }
+
+    fn host_done(&mut self, done: HostDone) -> Option<String> {
+        let kind = done.result();
+        let host = done.host.unwrap_or_default().name;
+        self.open.remove(&host);
+        let line = match kind {
+            HostResult::Ok => None,
+            HostResult::Failed
+            | HostResult::Pending
+            | HostResult::Away
+            | HostResult::TimedOut
+            | HostResult::Unspecified => Some(format!("{host}: {}", done.reason)),
+        };
+        self.hosts
+            .insert(host.clone(), HostOutcome { host, result: result_word(kind), reason: done.reason, kind });
+        line
+    }
+
+    /// Last lines once the stream has ended, for hosts that never answered.
+    pub(crate) fn end(&mut self) -> Vec<String> {
+        let reason = "no result; the controller ended the answer";
+        let open = std::mem::take(&mut self.open);
+        for host in &open {
+            let kind = HostResult::TimedOut;
+            let outcome = HostOutcome {
+                host: host.clone(),
+                result: result_word(kind),
+                reason: reason.to_owned(),
+                kind,
+            };
+            self.hosts.insert(host.clone(), outcome);
+        }
+        open.iter().map(|host| format!("{host}: {reason}")).collect()
+    }
+
+    /// 4 if some hosts are done and others not, or will be; 1 if nothing was done.
+    pub(crate) fn exit(&self) -> Exit {
+        let count =
+            |wanted: fn(HostResult) -> bool| self.hosts.values().filter(|host| wanted(host.kind)).count();
+        let ok = count(|kind| kind == HostResult::Ok);
+        let absent = count(|kind| matches!(kind, HostResult::Pending | HostResult::Away));
+        let failed = self.hosts.len() - ok - absent;
+        if absent > 0 || (failed > 0 && ok > 0) {
+            Exit::Partial
+        } else if failed > 0 || !self.unmatched.is_empty() || self.hosts.is_empty() {
+            Exit::Failed
+        } else {
+            Exit::Done
+        }
+    }
+
+    /// Whether there was nothing to do it to, and nothing was said of it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.unmatched.is_empty()
+    }
+
+    /// What is said when the operator stops watching.
+    pub(crate) fn farewell(&self) -> String {
+        match self.id.as_str() {
+            "" => "interrupted; what was sent goes on".to_owned(),
+            id => format!("interrupted; operation {id} goes on"),
+        }
+    }
+
+    pub(crate) fn into_json(self) -> RunJson {
+        RunJson {
+            id: self.id,
+            results: self.results,
+            hosts: self.hosts.into_values().collect(),
+            unmatched: self.unmatched,
+        }
+    }
+}
+
+fn result_word(result: HostResult) -> &'static str {
+    match result {
+        HostResult::Ok => "ok",
+        HostResult::Pending => "pending",
+        HostResult::Away => "away",
+        HostResult::TimedOut => "timed-out",
+        HostResult::Failed | HostResult::Unspecified => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetvisor_proto::fleet::{Host, Progress, RunStarted, Target};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn started(hosts: &[&str]) -> Event {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Event::Started(RunStarted { id: "7f".to_owned(), hosts })
+    }
+
+    fn progress(host: &str, outcome: Outcome, text: &str) -> Event {
+        let name =
+            fleetvisor_proto::fleet::ProcessName { group: "web".to_owned(), process: "web_00".to_owned() };
+        let progress = Progress {
+            name: Some(name),
+            outcome: outcome.into(),
+            text: text.to_owned(),
+            ..Progress::default()
+        };
+        Event::Progress(RunProgress { host: host.to_owned(), progress: Some(progress) })
+    }
+
+    fn done(host: &str, result: HostResult, reason: &str) -> Event {
+        let host = Host { name: host.to_owned(), ..Host::default() };
+        Event::HostDone(HostDone { host: Some(host), result: result.into(), reason: reason.to_owned() })
+    }
+
+    fn run(events: Vec<Event>) -> (Run, Vec<Option<Say>>) {
+        let mut run = Run::default();
+        let said = events.into_iter().map(|event| run.event(event)).collect();
+        (run, said)
+    }
+
+    fn exit(results: &[HostResult]) -> Exit {
+        let events =
+            results.iter().enumerate().map(|(at, result)| done(&at.to_string(), *result, "why")).collect();
+        run(events).0.exit()
+    }
+
+    #[test]
+    fn lines_name_processes_in_three_parts_and_absent_hosts() {
+        let (run, said) = run(vec![
+            started(&["web-01", "web-02"]),
+            progress("web-01", Outcome::Done, "restarted"),
+            done("web-01", HostResult::Ok, ""),
+            done("web-02", HostResult::Away, "away since 2026-11-21 10:55:00 UTC"),
+        ]);
+        let result = |text: &str| Some(Say::Result(text.to_owned()));
+        assert_eq!(
+            said,
+            [
+                Some(Say::Remark("operation 7f on 2 hosts".to_owned())),
+                result("web-01:web:web_00: restarted"),
+                None,
+                result("web-02: away since 2026-11-21 10:55:00 UTC"),
+            ]
+        );
+        assert_eq!(run.exit(), Exit::Partial);
+    }
+
+    #[test]
+    fn outcomes_of_hosts_come_to_an_exit_status() {
+        use HostResult::{Away, Failed, Ok, Pending, TimedOut};
+        assert_eq!(exit(&[Ok, Ok]), Exit::Done);
+        assert_eq!(exit(&[Ok, Failed]), Exit::Partial);
+        assert_eq!(exit(&[Ok, TimedOut]), Exit::Partial);
+        assert_eq!(exit(&[Pending]), Exit::Partial);
+        assert_eq!(exit(&[Away, Failed]), Exit::Partial);
+        assert_eq!(exit(&[Failed, TimedOut]), Exit::Failed);
+        assert_eq!(exit(&[]), Exit::Failed);
+    }
+
+    #[test]
+    fn a_target_that_fits_nothing_fails_the_command() {
+        let target = Target { host: String::new(), group: "nosuch".to_owned(), process: String::new() };
+        let (run, said) = run(vec![started(&["a"]), Event::Unmatched(target), done("a", HostResult::Ok, "")]);
+        assert_eq!(said[1], Some(Say::Result("nosuch: ERROR (no such group)".to_owned())));
+        assert_eq!(run.exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn a_host_without_a_result_is_named_at_the_end() {
+        let (mut run, _) = run(vec![started(&["a", "b"]), done("a", HostResult::Ok, "")]);
+        assert_eq!(run.end(), ["b: no result; the controller ended the answer"]);
+        assert_eq!(run.exit(), Exit::Partial);
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let (run, _) = run(vec![
+            started(&["web-01"]),
+            progress("web-01", Outcome::Failed, "ERROR (spawn error)"),
+            done("web-01", HostResult::Failed, "1 of 1 failed"),
+        ]);
+        assert_eq!(
+            serde_json::to_value(run.into_json()).unwrap(),
+            serde_json::json!({
+                "id": "7f",
+                "results": [{"name": "web-01:web:web_00", "outcome": "failed", "text": "ERROR (spawn error)"}],
+                "hosts": [{"host": "web-01", "result": "failed", "reason": "1 of 1 failed"}],
+                "unmatched": [],
+            })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn only_hosts_that_are_all_ok_are_done(results in proptest::collection::vec(1..=5i32, 0..6)) {
+            let results: Vec<HostResult> =
+                results.into_iter().map(|result| HostResult::try_from(result).unwrap()).collect();
+            let all_ok = !results.is_empty() && results.iter().all(|result| *result == HostResult::Ok);
+            prop_assert_eq!(exit(&results) == Exit::Done, all_ok);
+        }
+    }
+}

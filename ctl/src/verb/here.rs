@@ -1,0 +1,172 @@
+//! Verbs that know this host only: each is handed to supervisorctl's own code as it would be typed there.
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::{Cli, usage};
+use crate::local::{self, Options};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Here {
+    /// Sends a signal to processes of this host
+    #[command(after_help = "Example: ctl signal HUP nginx")]
+    Signal(SignalAndNames),
+    /// Shows the end of a process's log, or follows it
+    #[command(after_help = "Examples:\n  ctl tail web\n  ctl tail -f web stderr\n  ctl tail -100 web")]
+    Tail(Tail),
+    /// Shows the end of supervisord's own log, or follows it
+    #[command(after_help = "Example: ctl maintail -f")]
+    Maintail(Tail),
+    /// Prints the process id of supervisord or of processes
+    #[command(after_help = "Examples:\n  ctl pid\n  ctl pid web")]
+    Pid(Names),
+    /// Clears the logs of processes
+    #[command(after_help = "Example: ctl clear web")]
+    Clear(Names),
+    /// Brings a process to the foreground: its output here, lines from here to it
+    #[command(after_help = "Example: ctl fg web")]
+    Fg(Names),
+    /// Reads the configuration again and says what has changed
+    #[command(after_help = "Example: ctl reread")]
+    Reread,
+    /// Reads the configuration again and carries out what has changed
+    #[command(after_help = "Examples:\n  ctl update\n  ctl update web")]
+    Update(Names),
+    /// Activates groups that a reread has found
+    #[command(after_help = "Example: ctl add web")]
+    Add(Names),
+    /// Removes stopped groups from the active configuration
+    #[command(after_help = "Example: ctl remove web")]
+    Remove(Names),
+    /// Lists what is configured
+    #[command(after_help = "Example: ctl avail")]
+    Avail,
+    /// Restarts supervisord
+    #[command(after_help = "Example: ctl reload")]
+    Reload,
+    /// Shuts supervisord down, with all its processes
+    #[command(after_help = "Example: ctl shutdown")]
+    Shutdown,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Names {
+    /// name, group:name, group:* or all
+    names: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SignalAndNames {
+    /// HUP, SIGHUP or 1
+    signal: String,
+    /// name, group:name, group:* or all
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Tail {
+    /// Go on until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+    /// -BYTES, the process, and stdout or stderr
+    #[arg(allow_negative_numbers = true)]
+    words: Vec<String>,
+}
+
+impl Here {
+    pub(crate) fn run(&self, cli: &Cli) -> ExitCode {
+        let words = self.words();
+        if cli.means_fleet(&words) {
+            return usage(&format!("{} is for this host only", words[0]));
+        }
+        run(cli, words)
+    }
+
+    /// The command as supervisorctl takes it.
+    fn words(&self) -> Vec<String> {
+        let with = |verb: &str, names: &[String]| [&[verb.to_owned()], names].concat();
+        let tail = |verb: &str, Tail { follow, words }: &Tail| {
+            let follow = follow.then(|| "-f".to_owned());
+            std::iter::once(verb.to_owned()).chain(follow).chain(words.iter().cloned()).collect()
+        };
+        match self {
+            Here::Signal(SignalAndNames { signal, names }) => {
+                [&["signal".to_owned(), signal.clone()], names.as_slice()].concat()
+            }
+            Here::Tail(words) => tail("tail", words),
+            Here::Maintail(words) => tail("maintail", words),
+            Here::Pid(Names { names }) => with("pid", names),
+            Here::Clear(Names { names }) => with("clear", names),
+            Here::Fg(Names { names }) => with("fg", names),
+            Here::Reread => with("reread", &[]),
+            Here::Update(Names { names }) => with("update", names),
+            Here::Add(Names { names }) => with("add", names),
+            Here::Remove(Names { names }) => with("remove", names),
+            Here::Avail => with("avail", &[]),
+            Here::Reload => with("reload", &[]),
+            Here::Shutdown => with("shutdown", &[]),
+        }
+    }
+}
+
+/// Carries out a command on this host, exactly as supervisorctl does.
+pub(super) fn run(cli: &Cli, words: Vec<String>) -> ExitCode {
+    if let Err(message) = cli.only_here() {
+        return usage(&message);
+    }
+    // `web-01:all` is a host only beside a scope flag or a name in three parts.
+    for name in words.iter().filter(|name| name.ends_with(":all")) {
+        eprintln!("ctl: {name} names a process of this host; for that host of the fleet add --all-hosts");
+    }
+    let program = std::env::args_os().next().unwrap_or_else(|| OsString::from("ctl"));
+    match options(cli, &program, words) {
+        Ok(options) => local::run(&options),
+        Err(leave) => leave.tell(),
+    }
+}
+
+fn options(cli: &Cli, program: &OsStr, words: Vec<String>) -> Result<Options, local::Leave> {
+    let here = &cli.here;
+    let mut args: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            args.extend([OsString::from(name), value]);
+        }
+    };
+    option("-c", here.configuration.clone().map(OsString::from));
+    option("-s", here.serverurl.clone().map(OsString::from));
+    option("-u", here.username.clone().map(OsString::from));
+    option("-p", here.password.clone().map(OsString::from));
+    args.push(OsString::from("--"));
+    args.extend(words.into_iter().map(OsString::from));
+    Options::of_this_host(program, &args)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::verb::Verb;
+
+    fn words(line: &str) -> Vec<String> {
+        match Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}")).verb {
+            Verb::Here(here) => here.words(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn words_reach_supervisorctl_as_they_would_be_typed_there() {
+        assert_eq!(words("ctl tail -f web stderr"), ["tail", "-f", "web", "stderr"]);
+        assert_eq!(words("ctl tail -100 web"), ["tail", "-100", "web"]);
+        assert_eq!(words("ctl tail web -f"), ["tail", "-f", "web"]);
+        assert_eq!(words("ctl maintail"), ["maintail"]);
+        assert_eq!(words("ctl signal HUP a b"), ["signal", "HUP", "a", "b"]);
+        assert_eq!(words("ctl update all"), ["update", "all"]);
+        assert_eq!(words("ctl -c x shutdown"), ["shutdown"]);
+    }
+}

@@ -1,0 +1,83 @@
+//! The verbs of `ctl`, one file each; those that know this host only share `here`.
+
+mod completion;
+mod here;
+mod host;
+mod perform;
+mod restart;
+mod start;
+mod status;
+mod stop;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::cli::{Cli, usage};
+use crate::fleet::client::FleetError;
+use crate::fleet::exit::Exit;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    Status(status::Status),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Restart(restart::Restart),
+    #[command(flatten)]
+    Here(here::Here),
+    Host(host::Host),
+    Version(version::Version),
+    Completion(completion::Completion),
+}
+
+impl Verb {
+    pub(crate) fn run(&self, cli: &Cli) -> ExitCode {
+        match self {
+            Verb::Status(status) => status.run(cli),
+            Verb::Start(start) => start.run(cli),
+            Verb::Stop(stop) => stop.run(cli),
+            Verb::Restart(restart) => restart.run(cli),
+            Verb::Here(here) => here.run(cli),
+            Verb::Host(host) => host.run(cli),
+            Verb::Version(version) => version.run(cli),
+            Verb::Completion(completion) => completion.run(cli),
+        }
+    }
+}
+
+/// Does what a verb does in the fleet. Ctrl-C, unless the verb has words for it, ends it quietly: reading
+/// leaves nothing behind.
+fn in_fleet<F>(cli: &Cli, work: F) -> ExitCode
+where
+    F: Future<Output = Result<Exit, FleetError>>,
+{
+    if let Err(message) = cli.only_fleet() {
+        return usage(&message);
+    }
+    let worked = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(async {
+            tokio::select! {
+                biased;
+                worked = work => worked,
+                _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+            }
+        }),
+        Err(error) => Err(FleetError::Runtime(error)),
+    };
+    match worked {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if !matches!(error, FleetError::Output(_)) {
+                eprintln!("ctl: {error}");
+            }
+            error.exit().into()
+        }
+    }
+}
+
+/// One JSON document on stdout.
+fn print_json(document: &impl serde::Serialize) -> Result<(), FleetError> {
+    let text = serde_json::to_string_pretty(document).map_err(std::io::Error::from)?;
+    Ok(crate::fleet::print::lines(&[text])?)
+}
