@@ -121,9 +121,10 @@ impl Access {
 }
 
 impl Cli {
-    /// Whether the command is for the fleet: a scope flag, or a name in three parts.
+    /// Whether the command is for the fleet: a scope flag, a name in three parts, or `host:all`.
     pub(crate) fn means_fleet(&self, names: &[String]) -> bool {
-        self.scope.is_given() || names.iter().any(|name| name.matches(':').count() >= 2)
+        let names_host = |name: &String| name.matches(':').count() >= 2 || name.ends_with(":all");
+        self.scope.is_given() || names.iter().any(names_host)
     }
 
     /// Refuses flags that would have no effect on this host.
@@ -194,11 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_three_parts_means_the_fleet() {
+    fn a_name_with_a_host_in_front_means_the_fleet() {
         let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let cli = read("ctl status");
         assert!(!cli.means_fleet(&names("web app:web_00 app:")));
         assert!(cli.means_fleet(&names("web web-01:app:")));
+        assert!(cli.means_fleet(&names("web-01:all")));
         assert!(read("ctl --all-hosts status").means_fleet(&[]));
     }
 

@@ -151,6 +151,10 @@ fn handshake_error(address: &str, source: io::Error) -> DialError {
             Some(reason) => DialError::RefusedUs { address, reason: reason.to_owned() },
             None => DialError::Handshake { address, source },
         },
+        _ if source.kind() == io::ErrorKind::UnexpectedEof => {
+            let source = io::Error::new(source.kind(), "it hung up during the handshake");
+            DialError::Handshake { address, source }
+        }
         _ => DialError::Handshake { address, source },
     }
 }

@@ -63,7 +63,8 @@ pub struct Supervisor {
     pub(crate) by_name: HashMap<ProcessName, Key>,
     by_instance: HashMap<Instance, Key>,
     due: BTreeSet<(Monotonic, Key)>,
-    pub(crate) stop_reports: BTreeSet<(Monotonic, Key)>,
+    /// When a stop that somebody waits for is remarked on again.
+    pub(crate) stop_reports: HashMap<Key, Monotonic>,
     pub(crate) tickets: Tickets,
     wishes: BTreeMap<ProcessName, bool>,
     pub(crate) ending: Option<Ending>,
@@ -80,7 +81,7 @@ impl Supervisor {
             by_name: HashMap::new(),
             by_instance: HashMap::new(),
             due: BTreeSet::new(),
-            stop_reports: BTreeSet::new(),
+            stop_reports: HashMap::new(),
             tickets: Tickets::default(),
             wishes,
             ending: None,
@@ -95,9 +96,10 @@ impl Supervisor {
 
     /// When [`Input::Tick`] is wanted, if at all.
     pub fn deadline(&self) -> Option<Monotonic> {
-        let first = |set: &BTreeSet<(Monotonic, Key)>| set.first().map(|(at, _)| *at);
+        let due = self.due.first().map(|(at, _)| *at);
+        let stop_report = self.stop_reports.values().min().copied();
         let report = self.ending.as_ref().and_then(Ending::next_report);
-        [first(&self.due), first(&self.stop_reports), report].into_iter().flatten().min()
+        [due, stop_report, report].into_iter().flatten().min()
     }
 
     /// Groups by priority.
@@ -248,14 +250,9 @@ impl Supervisor {
             }
             self.drive(key, Event::Due, now, effects);
         }
-        while let Some(&(at, key)) = self.stop_reports.first() {
-            if at > now.monotonic {
-                break;
-            }
-            self.stop_reports.pop_first();
-            if self.processes.get(&key).is_some_and(|process| process.state() == ProcessState::Stopping) {
-                self.report_stop(key, now, effects);
-            }
+        let again = self.stop_reports.iter().filter(|(_, at)| **at <= now.monotonic);
+        for key in again.map(|(key, _)| *key).collect::<Vec<Key>>() {
+            self.report_stop(key, now, effects);
         }
     }
 
@@ -293,6 +290,9 @@ impl Supervisor {
             if let Some(instance) = process.instance() {
                 self.by_instance.insert(instance, key);
             }
+        }
+        if process.state() != ProcessState::Stopping {
+            self.stop_reports.remove(&key);
         }
         // All are judged by the state as it is now, before an answer to one changes it for the next.
         let process = &self.processes[&key];

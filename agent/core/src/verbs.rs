@@ -76,11 +76,9 @@ impl Supervisor {
                 Err(Refusal::Failed(format!("{name} is in an unknown process state")))
             }
             Verb::Start { wait } if state == ProcessState::Stopping => {
-                if wait {
-                    Err(Refusal::AbnormalTermination)
-                } else {
-                    Ok(())
-                }
+                let line = format!("process '{}' already running", name.process);
+                effects.push(Effect::Log { level: LogLevel::Warn, line });
+                if wait { Err(Refusal::AbnormalTermination) } else { Ok(()) }
             }
             Verb::Start { wait } => {
                 let awaited = if wait { Awaited::Running } else { Awaited::Spawned };
@@ -172,7 +170,7 @@ impl Supervisor {
     pub(crate) fn report_stop(&mut self, key: Key, now: Now, effects: &mut Vec<Effect>) {
         let line = format!("waiting for {} to stop", self.processes[&key].name().process);
         effects.push(Effect::Log { level: LogLevel::Info, line });
-        self.stop_reports.insert((now.monotonic + STOP_REPORT, key));
+        self.stop_reports.insert(key, now.monotonic + STOP_REPORT);
     }
 }
 

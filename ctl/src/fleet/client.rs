@@ -101,7 +101,12 @@ pub(crate) async fn connect(access: &Access) -> Result<FleetClient<Channel>, Fle
     let config = tls::client_config(&Identity::load(&identity)?)?;
     let mut failed = None;
     for address in &controllers {
-        match tls::dial(address, config.clone()).await {
+        let mut dialled = tls::dial(address, config.clone()).await;
+        // A controller that is busy may hang up on a handshake; nothing has been asked of it yet.
+        if matches!(dialled, Err(DialError::Handshake { .. })) {
+            dialled = tls::dial(address, config.clone()).await;
+        }
+        match dialled {
             Ok(channel) => return Ok(FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE)),
             Err(error @ (DialError::Unreachable { .. } | DialError::Handshake { .. })) => {
                 if controllers.len() > 1 {

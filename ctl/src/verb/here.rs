@@ -117,10 +117,6 @@ pub(super) fn run(cli: &Cli, words: Vec<String>) -> ExitCode {
     if let Err(message) = cli.only_here() {
         return usage(&message);
     }
-    // `web-01:all` is a host only beside a scope flag or a name in three parts.
-    for name in words.iter().filter(|name| name.ends_with(":all")) {
-        eprintln!("ctl: {name} names a process of this host; for that host of the fleet add --all-hosts");
-    }
     let program = std::env::args_os().next().unwrap_or_else(|| OsString::from("ctl"));
     match options(cli, &program, words) {
         Ok(options) => local::run(&options),

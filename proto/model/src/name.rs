@@ -11,10 +11,7 @@ pub struct ProcessName {
 
 impl ProcessName {
     pub fn new(group: impl Into<String>, process: impl Into<String>) -> ProcessName {
-        ProcessName {
-            group: group.into(),
-            process: process.into(),
-        }
+        ProcessName { group: group.into(), process: process.into() }
     }
 
     /// Both parts, always (`web:web`): the form the XML-RPC API takes.
@@ -25,10 +22,6 @@ impl ProcessName {
 
 impl std::fmt::Display for ProcessName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.group == self.process {
-            f.pad(&self.process)
-        } else {
-            f.pad(&self.full())
-        }
+        if self.group == self.process { f.pad(&self.process) } else { f.pad(&self.full()) }
     }
 }

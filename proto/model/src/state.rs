@@ -55,18 +55,12 @@ impl ProcessState {
 
     /// The state with this code; an unheard-of code is `Unknown`.
     pub fn from_code(code: i32) -> ProcessState {
-        ProcessState::ALL
-            .into_iter()
-            .find(|state| state.code() == code)
-            .unwrap_or(ProcessState::Unknown)
+        ProcessState::ALL.into_iter().find(|state| state.code() == code).unwrap_or(ProcessState::Unknown)
     }
 
     /// Supervisor's "running states": a start of these is ALREADY_STARTED, a stop is possible.
     pub const fn is_running(self) -> bool {
-        matches!(
-            self,
-            ProcessState::Starting | ProcessState::Running | ProcessState::Backoff
-        )
+        matches!(self, ProcessState::Starting | ProcessState::Running | ProcessState::Backoff)
     }
 
     /// Nothing runs and nothing will happen without being asked.

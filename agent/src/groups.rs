@@ -1,0 +1,179 @@
+//! The configuration's groups as they were read, beside those that are active: what `reread` compares, and
+//! the files that AUTO stands for.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use fleetvisor_model::config::{Group, GroupKind, LogTarget};
+
+use crate::inbox::{Changes, ConfiguredGroup};
+
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// As last read.
+    read: Vec<Group>,
+    /// As they were read when they were added.
+    active: BTreeMap<String, Group>,
+}
+
+impl Groups {
+    pub(crate) fn new(read: Vec<Group>) -> Groups {
+        Groups { read, active: BTreeMap::new() }
+    }
+
+    /// Takes in what was read anew and says what differs from what is active.
+    pub(crate) fn reread(&mut self, read: Vec<Group>) -> Changes {
+        let names = |groups: Vec<&Group>| groups.into_iter().map(|group| group.name.clone()).collect();
+        let is_changed = |group: &&Group| self.active.get(&group.name).is_some_and(|old| old != *group);
+        let changes = Changes {
+            added: names(read.iter().filter(|group| !self.active.contains_key(&group.name)).collect()),
+            changed: names(read.iter().filter(is_changed).collect()),
+            removed: self
+                .active
+                .keys()
+                .filter(|name| !read.iter().any(|group| group.name == **name))
+                .cloned()
+                .collect(),
+        };
+        self.read = read;
+        changes
+    }
+
+    /// The group of this name as last read.
+    pub(crate) fn find(&self, name: &str) -> Option<&Group> {
+        self.read.iter().find(|group| group.name == name)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.read.iter().map(|group| group.name.clone()).collect()
+    }
+
+    pub(crate) fn added(&mut self, group: Group) {
+        self.active.insert(group.name.clone(), group);
+    }
+
+    pub(crate) fn removed(&mut self, name: &str) {
+        self.active.remove(name);
+    }
+
+    /// All groups as last read; `running` gives an active one with its files chosen.
+    pub(crate) fn configured<'a>(&self, running: impl Fn(&str) -> Option<&'a Group>) -> Vec<ConfiguredGroup> {
+        self.read
+            .iter()
+            .map(|group| {
+                let unchanged = self.active.get(&group.name) == Some(group);
+                let resolved = running(&group.name).filter(|_| unchanged);
+                ConfiguredGroup {
+                    in_use: self.active.contains_key(&group.name),
+                    group: resolved.unwrap_or(group).clone(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Why a group of this kind can't be started, if it can't.
+pub(crate) fn not_startable(kind: &GroupKind) -> Option<&'static str> {
+    match kind {
+        GroupKind::Programs => None,
+        GroupKind::Listeners { .. } => Some("event listeners are not part of this version"),
+        GroupKind::Fcgi(_) => Some("FastCGI programs are not part of this version"),
+    }
+}
+
+/// What a group's options ask for that does not happen.
+pub(crate) fn without_effect(group: &Group) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for process in &group.processes {
+        for (channel, log) in [("stdout", &process.stdout), ("stderr", &process.stderr)] {
+            for (set, option) in
+                [(log.capture_maxbytes > 0, "capture_maxbytes"), (log.events_enabled, "events_enabled")]
+            {
+                if set {
+                    let name = process.name.full();
+                    remarks.push(format!("{name}: {channel}_{option} has no effect in this version"));
+                }
+            }
+        }
+    }
+    remarks
+}
+
+/// Puts files in the place of AUTO, newly made in `childlogdir` with Supervisor's names.
+pub(crate) fn choose_auto_logs(
+    group: &mut Group,
+    childlogdir: &Path,
+    identifier: &str,
+) -> Result<(), String> {
+    for process in &mut group.processes {
+        let name = &process.name.process;
+        for (channel, log) in [("stdout", &mut process.stdout), ("stderr", &mut process.stderr)] {
+            if log.logfile == LogTarget::Auto {
+                let path = childlogdir.join(format!("{name}-{channel}---{identifier}-XXXXXX"));
+                let made = make_log(&path).map_err(|error| {
+                    format!("cannot make a log for {name} in {}: {error}", childlogdir.display())
+                })?;
+                log.logfile = LogTarget::File(made);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A new file that nobody else can have made, with `.log` behind its unique name.
+fn make_log(template: &Path) -> std::io::Result<PathBuf> {
+    loop {
+        let (_, unique) = nix::unistd::mkstemp(template)?;
+        let log = unique.with_added_extension("log");
+        // A link fails where a rename would overwrite.
+        let linked = std::fs::hard_link(&unique, &log);
+        std::fs::remove_file(&unique)?;
+        match linked {
+            Ok(()) => return Ok(log),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes the AUTO logs of earlier runs; the remarks are for the daemon's log.
+pub(crate) fn clear_auto_logs(childlogdir: &Path, identifier: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(childlogdir) else {
+        return vec!["Could not clear childlog dir".to_owned()];
+    };
+    entries
+        .flatten()
+        .filter(|entry| is_auto_log(&entry.file_name(), identifier))
+        .filter_map(|entry| {
+            let path = entry.path();
+            std::fs::remove_file(&path).err().map(|_| format!("Failed to clean up '{}'", path.display()))
+        })
+        .collect()
+}
+
+/// `NAME---IDENTIFIER-UNIQUE.log`, also rotated (`.log.3`).
+fn is_auto_log(name: &OsStr, identifier: &str) -> bool {
+    let marker = format!("---{identifier}-");
+    let Ok(name) = std::str::from_utf8(name.as_bytes()) else { return false };
+    let Some(at) = name.find(&marker).filter(|at| *at > 0) else { return false };
+    let rest = &name[at + marker.len()..];
+    rest.find(".log").is_some_and(|at| at > 0 && !rest[..at].contains(char::is_whitespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_logs_of_this_identifier_are_recognised() {
+        let is = |name: &str| is_auto_log(OsStr::new(name), "supervisor");
+        assert!(is("web-stdout---supervisor-a8f_x2.log"));
+        assert!(is("web-stderr---supervisor-a8f_x2.log.10"));
+        assert!(!is("web-stderr---other-a8f_x2.log"));
+        assert!(!is("---supervisor-a8f_x2.log"));
+        assert!(!is("web-stdout---supervisor-.log"));
+        assert!(!is("web.log"));
+    }
+}

@@ -1,0 +1,68 @@
+//! supervisord. The process that is started checks the configuration and becomes the keeper; the keeper starts
+//! this program again as the agent, which does everything else.
+
+mod children;
+mod cli;
+mod clock;
+mod daemon;
+mod fleet;
+mod front;
+mod groups;
+mod host;
+
+mod http;
+mod inbox;
+mod keeper_link;
+mod logs;
+mod program;
+mod rpc;
+mod run;
+mod settings;
+mod startup;
+mod stdin;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use fleetvisor_keeper::Launch;
+
+use crate::cli::Exit;
+use crate::host::FileSystem;
+use crate::settings::Settings;
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    match cli::take_keeper_descriptor(&mut args) {
+        Some(descriptor) => daemon::run(descriptor, &args),
+        None => launch(args),
+    }
+}
+
+/// What is wrong with the command line or the configuration is said here, where nothing has begun.
+fn launch(args: Vec<OsString>) -> ExitCode {
+    let daemonize = match check(&args) {
+        Ok(daemonize) => daemonize,
+        Err(exit) => return say(&exit),
+    };
+    let launch = Launch { daemonize, agent_program: PathBuf::from("/proc/self/exe"), agent_args: args };
+    ExitCode::from(u8::try_from(fleetvisor_keeper::run(launch)).unwrap_or(1))
+}
+
+/// Whether to go to the background.
+fn check(args: &[OsString]) -> Result<bool, Exit> {
+    let invocation = cli::parse(args, &FileSystem)?;
+    if let Some(warning) = &invocation.warning {
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
+    let settings = Settings::load(invocation)?;
+    Ok(!settings.config.supervisord.nodaemon)
+}
+
+/// Says the last words of a program that ends.
+fn say(exit: &Exit) -> ExitCode {
+    let _ = std::io::stdout().write_all(exit.stdout.as_bytes());
+    let _ = std::io::stderr().write_all(exit.stderr.as_bytes());
+    ExitCode::from(exit.code)
+}

@@ -1,0 +1,395 @@
+//! The loop: wait for an input or the next deadline, let the core step, perform what it asks. Nothing here
+//! awaits slow work; front ends, logs and the keeper talk to it by messages.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fleetvisor_core::effect::{Change, Effect, Instance};
+use fleetvisor_core::request::{Outcome, Processes, Refusal, Request, Ticket, Verb};
+use fleetvisor_core::supervisor::{Input, Supervisor};
+use fleetvisor_keeper::{Event, LinkError, errno_name};
+use fleetvisor_model::config::{Group, LogLevel};
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::signal::Signal;
+use fleetvisor_model::state::{DaemonState, ProcessState};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::children::Children;
+use crate::clock;
+use crate::groups::{Groups, choose_auto_logs, not_startable, without_effect};
+use crate::inbox::{Handle, Message, StdinError, Watched};
+use crate::keeper_link::wording;
+use crate::logs::Logs;
+use crate::program;
+
+/// How the loop came to its end.
+#[derive(Debug)]
+pub(crate) enum End {
+    Shutdown,
+    /// Everything has stopped; start over with the configuration as it is now.
+    Restart,
+    /// The keeper is gone, and with it the way to every program.
+    KeeperLost(LinkError),
+}
+
+/// Who waits for the outcomes of a request.
+#[derive(Debug)]
+enum Asker {
+    /// Everyone's outcomes, as they come.
+    Verb(mpsc::UnboundedSender<(ProcessName, Outcome)>),
+    Group(oneshot::Sender<Outcome>),
+    Daemon(oneshot::Sender<()>),
+    /// The daemon itself.
+    Nobody,
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    core: Supervisor,
+    children: Children,
+    groups: Groups,
+    logs: Logs,
+    handle: Handle,
+    /// Inputs that came about while effects were performed.
+    inputs: VecDeque<Input>,
+    askers: HashMap<Ticket, Asker>,
+    next_ticket: u64,
+    watchers: Vec<mpsc::UnboundedSender<Watched>>,
+    childlogdir: PathBuf,
+    finished: Option<DaemonState>,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        groups: Vec<Group>,
+        wishes: BTreeMap<ProcessName, bool>,
+        children: Children,
+        logs: Logs,
+        handle: Handle,
+        childlogdir: PathBuf,
+    ) -> Agent {
+        Agent {
+            core: Supervisor::new(wishes),
+            children,
+            groups: Groups::new(groups),
+            logs,
+            handle,
+            inputs: VecDeque::new(),
+            askers: HashMap::new(),
+            next_ticket: 0,
+            watchers: Vec::new(),
+            childlogdir,
+            finished: None,
+        }
+    }
+
+    /// Runs until everything has stopped. The children are given back with the end, for a new start.
+    pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children) {
+        for name in self.groups.names() {
+            match self.ready_group(&name) {
+                Ok(group) => self.request(Request::AddGroup(group), Asker::Nobody),
+                Err(refusal) => {
+                    let line = format!("group {name} is not started: {}", program::spawn_error(&refusal));
+                    self.logs.line(LogLevel::Critical, line);
+                }
+            }
+        }
+        loop {
+            match self.finished {
+                Some(DaemonState::Restarting) => return (End::Restart, self.children),
+                Some(_) => return (End::Shutdown, self.children),
+                None => {}
+            }
+            let deadline = self.core.deadline();
+            tokio::select! {
+                message = inbox.recv() => {
+                    if let Some(message) = message {
+                        self.message(message);
+                    }
+                }
+                event = self.children.next_event() => match event {
+                    Ok((event, descriptors)) => self.keeper_says(event, descriptors),
+                    Err(error) => return (End::KeeperLost(error), self.children),
+                },
+                () = until(deadline) => self.input(Input::Tick),
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Verb { verb, processes, outcomes } => self.verb(verb, processes, outcomes),
+            Message::AddGroup { name, answer } => match self.ready_group(&name) {
+                Ok(group) => self.request(Request::AddGroup(group), Asker::Group(answer)),
+                Err(refusal) => {
+                    let _ = answer.send(Err(refusal));
+                }
+            },
+            Message::RemoveGroup { name, answer } => {
+                self.request(Request::RemoveGroup(name), Asker::Group(answer));
+            }
+            Message::Shutdown { answer } => self.request(Request::Shutdown, Asker::Daemon(answer)),
+            Message::Restart { answer } => self.request(Request::Restart, Asker::Daemon(answer)),
+            Message::Reread { config, answer } => {
+                for warning in &config.warnings {
+                    self.logs.line(LogLevel::Warn, warning);
+                }
+                for info in &config.infos {
+                    self.logs.line(LogLevel::Info, info);
+                }
+                let _ = answer.send(self.groups.reread(config.groups));
+            }
+            Message::Status { name, answer } => {
+                let now = clock::now();
+                let _ = answer.send(self.core.process(&name).map(|process| process.status(now)));
+            }
+            Message::Statuses { answer } => {
+                let _ = answer.send(self.core.statuses(clock::now()));
+            }
+            Message::GroupNames { group, answer } => {
+                let names = self
+                    .core
+                    .group(&group)
+                    .map(|group| group.processes.iter().map(|process| process.name.clone()).collect());
+                let _ = answer.send(names);
+            }
+            Message::Configs { answer } => {
+                let _ = answer.send(self.groups.configured(|name| self.core.group(name)));
+            }
+            Message::WriteStdin { name, data, answer } => {
+                let _ = answer.send(self.write_stdin(&name, &data));
+            }
+            Message::LogsOpened { instance, result } => {
+                if let Some(input) = self.children.logs_opened(instance, result) {
+                    self.input(input);
+                }
+            }
+            Message::Drained { instance, status } => {
+                let input = self.children.drained(instance, status);
+                self.input(input);
+            }
+            Message::Wishes { wishes } => {
+                for (name, run) in wishes {
+                    self.request(Request::Wish { name, run }, Asker::Nobody);
+                }
+            }
+            // Whoever would listen is an event listener, and there are none.
+            Message::RemoteEvent { kind, data } => {
+                let line =
+                    format!("remote communication event {kind} ({} bytes) has no listener", data.len());
+                self.logs.line(LogLevel::Debug, line);
+            }
+            Message::Watch { changes } => self.watchers.push(changes),
+        }
+    }
+
+    fn keeper_says(&mut self, event: Event, descriptors: Vec<OwnedFd>) {
+        match event {
+            Event::Spawned { id, pid, pipes } => {
+                let input = self.children.spawned(id, pid, pipes, descriptors);
+                self.input(input);
+            }
+            Event::SpawnFailed { id, step, errno } => {
+                let name = self.core.name_of(Instance(id));
+                let name = name.map_or("", |name| name.process.as_str());
+                let error = wording::spawn_failed(name, step, errno);
+                let input = self.children.spawn_failed(id, error);
+                self.input(input);
+            }
+            Event::Exited { id, exited } => self.children.exited(id, wording::exit_status(exited.exit)),
+            Event::SignalFailed { id, errno } => {
+                let instance = Instance(id);
+                self.input(Input::SignalFailed { instance, error: errno_name(errno) });
+            }
+            Event::Reaped { pid, exit } => {
+                let status = wording::exit_status(exit);
+                self.logs.line(LogLevel::Info, format!("reaped unknown pid {pid} ({status})"));
+            }
+            Event::Relayed { signo } => self.relayed(Signal(signo)),
+            Event::Refused { id, reason } => {
+                self.logs.line(LogLevel::Critical, format!("the keeper refused a request: {reason}"));
+                if let Some(input) = id.and_then(|id| self.children.refused(id, reason)) {
+                    self.input(input);
+                }
+            }
+            Event::Hello { .. }
+            | Event::Prepared
+            | Event::PrepareFailed { .. }
+            | Event::Adopted { .. }
+            | Event::Stashed { .. } => {
+                self.logs.line(LogLevel::Error, "the keeper answered what nobody asked");
+            }
+        }
+    }
+
+    /// A signal that was sent to the daemon.
+    fn relayed(&mut self, signal: Signal) {
+        let name = signal.name();
+        match signal {
+            Signal::TERM | Signal::INT | Signal::QUIT => {
+                self.logs.line(LogLevel::Warn, format!("received {name} indicating exit request"));
+                self.request(Request::Shutdown, Asker::Nobody);
+            }
+            Signal::HUP if self.core.state() == DaemonState::Shutdown => {
+                let line = format!("ignored {name} indicating restart request (shutdown in progress)");
+                self.logs.line(LogLevel::Warn, line);
+            }
+            Signal::HUP => {
+                self.logs.line(LogLevel::Warn, format!("received {name} indicating restart request"));
+                self.request(Request::Restart, Asker::Nobody);
+            }
+            Signal::USR2 => {
+                self.logs.line(LogLevel::Info, format!("received {name} indicating log reopen request"));
+                self.logs.line(LogLevel::Info, "supervisord logreopen");
+                self.logs.reopen();
+            }
+            _ => self.logs.line(LogLevel::Blather, format!("received {name} indicating nothing")),
+        }
+    }
+
+    fn verb(
+        &mut self,
+        verb: Verb,
+        processes: Processes,
+        outcomes: mpsc::UnboundedSender<(ProcessName, Outcome)>,
+    ) {
+        let refused = match verb {
+            Verb::Start { .. } | Verb::Restart => self
+                .core
+                .affected(verb, &processes)
+                .into_iter()
+                .filter_map(|process| {
+                    let refusal =
+                        program::executable(process.config(), self.children.surroundings()).err()?;
+                    Some((process.name().clone(), refusal))
+                })
+                .collect(),
+            Verb::Stop { .. } | Verb::Signal(_) => BTreeMap::new(),
+        };
+        self.request(Request::Verb { verb, processes, refused }, Asker::Verb(outcomes));
+    }
+
+    /// A group as last read, with everything done that comes before its start.
+    fn ready_group(&mut self, name: &str) -> Result<Group, Refusal> {
+        let mut group = self.groups.find(name).cloned().ok_or(Refusal::BadName)?;
+        if self.core.group(name).is_some() {
+            return Err(Refusal::AlreadyAdded);
+        }
+        if let Some(reason) = not_startable(&group.kind) {
+            return Err(Refusal::Failed(reason.to_owned()));
+        }
+        for remark in without_effect(&group) {
+            self.logs.line(LogLevel::Warn, remark);
+        }
+        let as_read = group.clone();
+        choose_auto_logs(&mut group, &self.childlogdir, &self.handle.facts().identifier)
+            .map_err(Refusal::Failed)?;
+        self.groups.added(as_read);
+        Ok(group)
+    }
+
+    fn request(&mut self, request: Request, asker: Asker) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.askers.insert(ticket, asker);
+        self.input(Input::Request { ticket, request });
+    }
+
+    fn input(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
+            let effects = self.core.step(input, clock::now());
+            self.handle.set_state(self.core.state());
+            for effect in effects {
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { instance, name } => {
+                let config = self.core.process(&name).map(|process| process.config().clone());
+                let begun = config.map(|config| self.children.spawn(instance, &config));
+                if let Some(Err(error)) = begun {
+                    // After the effects that are still to be performed.
+                    self.inputs.push_back(Input::SpawnFailed { instance, error });
+                }
+            }
+            Effect::Signal { instance, signal, to_group } => {
+                self.children.signal(instance, signal, to_group);
+            }
+            Effect::Changed(change) => self.changed(&change),
+            Effect::Outcome { ticket, name, outcome } => self.answer(ticket, name, outcome),
+            Effect::Done { ticket } => {
+                self.askers.remove(&ticket);
+            }
+            Effect::GroupAdded(group) => {
+                for process in &group.processes {
+                    self.tell_watchers(&process.name);
+                }
+            }
+            Effect::GroupRemoved(group) => {
+                self.groups.removed(&group.name);
+                for process in group.processes {
+                    self.watchers
+                        .retain(|watcher| watcher.send(Watched::Removed(process.name.clone())).is_ok());
+                }
+            }
+            Effect::Log { level, line } => self.logs.line(level, line),
+            Effect::Stopping => {}
+            Effect::Finished(state) => self.finished = Some(state),
+        }
+    }
+
+    /// Whoever asked may have gone; what was asked goes on.
+    fn answer(&mut self, ticket: Ticket, name: ProcessName, outcome: Outcome) {
+        if let Some(Asker::Verb(outcomes)) = self.askers.get(&ticket) {
+            let outcomes = outcomes.clone();
+            return self.logs.then(move || {
+                let _ = outcomes.send((name, outcome));
+            });
+        }
+        match self.askers.remove(&ticket) {
+            Some(Asker::Group(answer)) => self.logs.then(move || {
+                let _ = answer.send(outcome);
+            }),
+            Some(Asker::Daemon(answer)) => self.logs.then(move || {
+                let _ = answer.send(());
+            }),
+            Some(Asker::Verb(_) | Asker::Nobody) | None => {}
+        }
+    }
+
+    fn changed(&mut self, change: &Change) {
+        self.tell_watchers(&change.name);
+    }
+
+    fn tell_watchers(&mut self, name: &ProcessName) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        if let Some(status) = self.core.process(name).map(|process| process.status(clock::now())) {
+            self.watchers.retain(|watcher| watcher.send(Watched::Changed(status.clone())).is_ok());
+        }
+    }
+
+    fn write_stdin(&mut self, name: &ProcessName, data: &[u8]) -> Result<(), StdinError> {
+        let process = self.core.process(name).ok_or(StdinError::BadName)?;
+        let is_open = process.pid() != 0 && process.state() != ProcessState::Stopping;
+        let instance = process.instance().filter(|_| is_open).ok_or(StdinError::NotRunning)?;
+        self.children.write_stdin(instance, data).map_err(|_| StdinError::NoFile)
+    }
+}
+
+async fn until(deadline: Option<fleetvisor_model::time::Monotonic>) {
+    match deadline {
+        Some(deadline) => {
+            let left: Duration = deadline - clock::now().monotonic;
+            tokio::time::sleep(left).await;
+        }
+        None => std::future::pending().await,
+    }
+}
