@@ -1,0 +1,21 @@
+//! End to end: real daemons, real programs, real clients, on loopback. Each test has directories and ports of
+//! its own, so all run at once. `FLEETVISOR_TEST_FLAVOUR=python` runs what concerns one host on Supervisor
+//! itself instead, which checks the tests.
+//!
+//! - [`arrows`]: who may import whom.
+//! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
+//! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
+//! - [`bad_input`]: what nobody should send.
+//! - [`fleet`]: a controller with hosts.
+
+#![allow(clippy::unwrap_used, reason = "all of it is tests")]
+
+mod ansible;
+mod arrows;
+mod bad_input;
+mod daemon;
+mod fleet;
+mod lifecycle;
+mod logs;
+mod options;
+mod supervisorctl;

@@ -1,0 +1,118 @@
+//! The plainest HTTP client there is: bytes out, bytes back, so that a test can send what no proper client
+//! would.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const READ_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Unix(PathBuf),
+    /// On 127.0.0.1.
+    Inet(u16),
+}
+
+/// An answer, split at the empty line.
+#[derive(Debug)]
+pub struct Answer {
+    /// 0 when the server closed without one.
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+trait Stream: Read + Write {
+    fn limit(&self) -> std::io::Result<()>;
+    fn end_of_request(&self) -> std::io::Result<()>;
+}
+
+impl Stream for UnixStream {
+    fn limit(&self) -> std::io::Result<()> {
+        self.set_read_timeout(Some(READ_LIMIT))?;
+        self.set_write_timeout(Some(READ_LIMIT))
+    }
+
+    fn end_of_request(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for TcpStream {
+    fn limit(&self) -> std::io::Result<()> {
+        self.set_read_timeout(Some(READ_LIMIT))?;
+        self.set_write_timeout(Some(READ_LIMIT))
+    }
+
+    fn end_of_request(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Address {
+    fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        let stream: Box<dyn Stream> = match self {
+            Address::Unix(path) => Box::new(UnixStream::connect(path)?),
+            Address::Inet(port) => Box::new(TcpStream::connect(("127.0.0.1", *port))?),
+        };
+        stream.limit()?;
+        Ok(stream)
+    }
+
+    /// Sends the bytes, says that there are no more, and gives what comes back until the server closes.
+    /// A server that refuses before it has read everything is no error: its answer counts.
+    pub fn exchange(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+        let mut stream = self.connect().map_err(|error| format!("cannot connect to {self:?}: {error}"))?;
+        let sent = stream.write_all(request);
+        if sent.is_ok() {
+            // ENOTCONN: the server has closed already.
+            stream.end_of_request().ok();
+        }
+        read(&mut *stream)
+    }
+
+    /// One HTTP request of its own connection. `headers` are whole lines, each with its `\r\n`.
+    pub fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Answer, String> {
+        let mut stream = self.connect().map_err(|error| format!("cannot connect to {self:?}: {error}"))?;
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        // Not closed for writing: to some servers that means that the caller has gone.
+        stream.write_all(&request).ok();
+        read(&mut *stream).map(|answer| Answer::split(&answer))
+    }
+}
+
+fn read(stream: &mut dyn Stream) -> Result<Vec<u8>, String> {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => Ok(answer),
+        // The server closed with some of the request unread; what it said before may have arrived.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            Ok(answer)
+        }
+        Err(error) => {
+            Err(format!("no end of the answer: {error}; so far {:?}", String::from_utf8_lossy(&answer)))
+        }
+    }
+}
+
+impl Answer {
+    fn split(bytes: &[u8]) -> Answer {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, body) = match end {
+            Some(end) => (&bytes[..end], &bytes[end + 4..]),
+            None => (bytes, &[][..]),
+        };
+        let head = String::from_utf8_lossy(head).into_owned();
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Answer { status, head, body: body.to_vec() }
+    }
+}

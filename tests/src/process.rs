@@ -1,0 +1,44 @@
+//! What `/proc` says about a process.
+
+use std::fs;
+
+/// From `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// `R`, `S`, `Z`, ...
+    pub state: char,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+}
+
+impl ProcessStat {
+    /// `None` when there is no such process.
+    pub fn of(pid: i32) -> Option<ProcessStat> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in brackets may hold anything, brackets and spaces too.
+        let (_, rest) = text.rsplit_once(')')?;
+        let mut fields = rest.split_whitespace();
+        Some(ProcessStat {
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
+            session: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether it exists and is no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    ProcessStat::of(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Pids of the living children.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|child| ProcessStat::of(*child).is_some_and(|stat| stat.parent == pid && stat.state != 'Z'))
+        .collect()
+}
