@@ -149,6 +149,12 @@ impl Daemon {
         startup::prepare(&settings, keeper, first, &mut remarks).await?;
         let handle = Handle::new(self.messages.clone(), settings.facts(self.pid));
         let logs = self.open_logs(&settings, &handle).map_err(fail)?;
+        if first {
+            let version = fleetvisor_proto::VERSION;
+            let line =
+                format!("fleetvisor {version}, in the place of Supervisor {}", cli::SUPERVISOR_VERSION);
+            logs.line(LogLevel::Trace, line);
+        }
         remarks.log(&logs);
         if !section.nocleanup {
             for remark in groups::clear_auto_logs(&section.childlogdir, &section.identifier) {

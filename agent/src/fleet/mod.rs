@@ -10,7 +10,7 @@ mod renew;
 pub(crate) mod wishes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fleetvisor_model::config::{FleetSection, LogLevel};
 use fleetvisor_proto::identity::{Identity, IdentityError};
@@ -25,7 +25,7 @@ use wishes::Wishes;
 #[derive(Debug)]
 struct Membership {
     section: FleetSection,
-    /// New at each start of the daemon.
+    /// New in each process.
     boot_id: String,
     handle: Handle,
     logs: Logs,
@@ -120,8 +120,12 @@ impl Membership {
     }
 }
 
-/// Unique to this start; nothing is decided by it but whether two starts are the same.
+/// Unique to this process: a link of a daemon that has started over replaces its own earlier one.
 fn boot_id() -> String {
-    let now = crate::clock::now();
-    format!("{:x}-{:x}-{:x}", now.wall.0, now.monotonic.0, std::process::id())
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let id = BOOT_ID.get_or_init(|| {
+        let now = crate::clock::now();
+        format!("{:x}-{:x}-{:x}", now.wall.0, now.monotonic.0, std::process::id())
+    });
+    id.clone()
 }
