@@ -5,6 +5,7 @@
 //! - [`arrows`]: who may import whom.
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
+//! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`bad_input`]: what nobody should send.
 //! - [`fleet`]: a controller with hosts.
 
