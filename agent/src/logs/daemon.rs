@@ -42,19 +42,20 @@ impl DaemonLog {
         if level > self.level {
             return;
         }
-        if let Target::Syslog(syslog) = &mut self.target {
-            syslog.line(&format!("{} {line}", label(level)));
-        }
         let time = Local::now().format("%Y-%m-%d %H:%M:%S,%3f");
         let line = format!("{time} {} {line}\n", label(level));
         if self.to_stdout {
             // A terminal that is gone is no reason to stop logging.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
         }
-        if let Target::File(file) = &mut self.target
-            && let Some(remark) = file.write(line.as_bytes())
-        {
-            let _ = writeln!(std::io::stderr(), "{remark}");
+        match &mut self.target {
+            Target::Nowhere => {}
+            Target::Syslog(syslog) => syslog.line(line.trim_end()),
+            Target::File(file) => {
+                if let Some(remark) = file.write(line.as_bytes()) {
+                    let _ = writeln!(std::io::stderr(), "{remark}");
+                }
+            }
         }
     }
 
