@@ -4,40 +4,31 @@
 use std::time::Duration;
 
 use fleetvisor_model::config::LogLevel;
-use fleetvisor_model::state::{DaemonState, ProcessState};
+use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::time::{Monotonic, Now};
 
 use crate::effect::Effect;
 use crate::process::Event;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Key, Supervisor};
 
 /// How often the log names what is waited for.
 const REPORT: Duration = Duration::from_secs(3);
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ending {
-    state: DaemonState,
     announced: bool,
     finished: bool,
-    /// Groups that may still have something running, in the order of starting.
+    /// Groups whose turn to stop is to come, in the order of starting.
     groups: Vec<String>,
+    /// Of the group whose turn it is: those that may not have stopped, in the order of starting.
+    stopping: Vec<Key>,
     next_report: Monotonic,
 }
 
 impl Ending {
-    pub(crate) fn new(state: DaemonState, groups: Vec<String>, now: Now) -> Ending {
-        Ending { state, announced: false, finished: false, groups, next_report: now.monotonic }
-    }
-
-    pub(crate) fn state(&self) -> DaemonState {
-        self.state
-    }
-
-    /// A restart can still turn into the end, not the other way round.
-    pub(crate) fn becomes(&mut self, state: DaemonState) {
-        if self.state != DaemonState::Shutdown {
-            self.state = state;
-        }
+    pub(crate) fn new(groups: Vec<String>, now: Now) -> Ending {
+        let next_report = now.monotonic;
+        Ending { announced: false, finished: false, groups, stopping: Vec::new(), next_report }
     }
 
     pub(crate) fn next_report(&self) -> Option<Monotonic> {
@@ -52,9 +43,18 @@ impl Ending {
             self.announced = true;
             effects.push(Effect::Stopping);
         }
-        while let Some(group) = self.groups.last() {
-            let keys = supervisor.group_keys(group).to_vec();
-            for key in keys.iter().rev() {
+        // Looked at from the end until one has not stopped: all of it together looks at each a few times.
+        let stopped = |supervisor: &Supervisor, key| {
+            supervisor.process_at(key).is_none_or(|process| process.state().is_stopped())
+        };
+        loop {
+            while self.stopping.pop_if(|key| stopped(supervisor, *key)).is_some() {}
+            if !self.stopping.is_empty() {
+                break;
+            }
+            let Some(group) = self.groups.pop() else { break };
+            self.stopping = supervisor.group_keys(&group).to_vec();
+            for key in self.stopping.iter().rev() {
                 match supervisor.process_at(*key).map(|process| process.state()) {
                     Some(ProcessState::Running | ProcessState::Starting) => {
                         supervisor.drive(*key, Event::Stop, now, effects);
@@ -63,15 +63,10 @@ impl Ending {
                     _ => {}
                 }
             }
-            let stopped = |key| supervisor.process_at(key).is_none_or(|process| process.state().is_stopped());
-            if !keys.into_iter().all(stopped) {
-                break;
-            }
-            self.groups.pop();
         }
-        if self.groups.is_empty() {
+        if self.stopping.is_empty() {
             self.finished = true;
-            effects.push(Effect::Finished(self.state));
+            effects.push(Effect::Finished(supervisor.state()));
         } else if now.monotonic >= self.next_report {
             let waiting_for: Vec<&str> = supervisor
                 .processes()

@@ -67,7 +67,9 @@ pub struct Supervisor {
     pub(crate) stop_reports: HashMap<Key, Monotonic>,
     pub(crate) tickets: Tickets,
     wishes: BTreeMap<ProcessName, bool>,
-    pub(crate) ending: Option<Ending>,
+    state: DaemonState,
+    /// Where the end has got to; `state` says that it has begun.
+    ending: Option<Ending>,
     next_key: u64,
     next_instance: u64,
 }
@@ -84,6 +86,7 @@ impl Supervisor {
             stop_reports: HashMap::new(),
             tickets: Tickets::default(),
             wishes,
+            state: DaemonState::Running,
             ending: None,
             next_key: 0,
             next_instance: 1,
@@ -91,7 +94,7 @@ impl Supervisor {
     }
 
     pub fn state(&self) -> DaemonState {
-        self.ending.as_ref().map_or(DaemonState::Running, Ending::state)
+        self.state
     }
 
     /// When [`Input::Tick`] is wanted, if at all.
@@ -209,7 +212,7 @@ impl Supervisor {
         effects.push(Effect::GroupAdded(group.clone()));
         let at = self.groups.partition_point(|member| member.config.priority <= group.priority);
         self.groups.insert(at, Member { config: group, keys: keys.clone() });
-        if self.ending.is_none() {
+        if self.starts_allowed() {
             for key in keys {
                 let config = self.processes[&key].config();
                 if self.wishes.get(&config.name).copied().unwrap_or(config.autostart) {
@@ -264,16 +267,12 @@ impl Supervisor {
 
     /// The one place where a process steps: keeps the indexes true and answers those who wait for it.
     pub(crate) fn drive(&mut self, key: Key, event: Event, now: Now, effects: &mut Vec<Effect>) {
+        let starts_allowed = self.starts_allowed();
         let Some(process) = self.processes.get_mut(&key) else { return };
         let (deadline, instance) = (process.deadline(), process.instance());
         process.step(
             event,
-            &mut Context {
-                now,
-                starts_allowed: self.ending.is_none(),
-                next_instance: &mut self.next_instance,
-                effects,
-            },
+            &mut Context { now, starts_allowed, next_instance: &mut self.next_instance, effects },
         );
         if process.deadline() != deadline {
             if let Some(at) = deadline {
@@ -357,19 +356,24 @@ impl Supervisor {
     }
 
     fn end(&mut self, state: DaemonState, now: Now) {
-        match &mut self.ending {
-            Some(ending) => ending.becomes(state),
-            None => {
-                let groups = self.groups.iter().map(|member| member.config.name.clone()).collect();
-                self.ending = Some(Ending::new(state, groups, now));
-            }
+        // A restart can still turn into the end, not the other way round.
+        if self.state == DaemonState::Shutdown {
+            return;
         }
+        self.state = state;
+        if self.ending.is_none() {
+            let groups = self.groups.iter().map(|member| member.config.name.clone()).collect();
+            self.ending = Some(Ending::new(groups, now));
+        }
+    }
+
+    /// Nothing is started any more once the end has begun.
+    pub(crate) fn starts_allowed(&self) -> bool {
+        self.state == DaemonState::Running
     }
 
     fn advance_ending(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if let Some(mut ending) = self.ending.take() {
-            // While it is taken, `ending` must still be seen as set by what it drives.
-            self.ending = Some(ending.clone());
             ending.advance(self, now, effects);
             self.ending = Some(ending);
         }

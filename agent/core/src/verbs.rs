@@ -70,7 +70,7 @@ impl Supervisor {
         let process = &self.processes[&key];
         let (name, state) = (process.name().clone(), process.state());
         let outcome = match verb {
-            Verb::Start { .. } if self.ending.is_some() => Err(Refusal::ShutdownState),
+            Verb::Start { .. } if !self.starts_allowed() => Err(Refusal::ShutdownState),
             Verb::Start { .. } if state.is_running() => Err(Refusal::AlreadyStarted),
             Verb::Start { .. } if state == ProcessState::Unknown => {
                 Err(Refusal::Failed(format!("{name} is in an unknown process state")))
