@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fleetvisor_model::config::{Group, GroupKind, LogTarget};
@@ -111,7 +114,7 @@ pub(crate) fn choose_auto_logs(
         let name = &process.name.process;
         for (channel, log) in [("stdout", &mut process.stdout), ("stderr", &mut process.stderr)] {
             if log.logfile == LogTarget::Auto {
-                let path = childlogdir.join(format!("{name}-{channel}---{identifier}-XXXXXX"));
+                let path = childlogdir.join(format!("{name}-{channel}---{identifier}-"));
                 let made = make_log(&path).map_err(|error| {
                     format!("cannot make a log for {name} in {}: {error}", childlogdir.display())
                 })?;
@@ -122,16 +125,15 @@ pub(crate) fn choose_auto_logs(
     Ok(())
 }
 
-/// A new file that nobody else can have made, with `.log` behind its unique name.
-fn make_log(template: &Path) -> std::io::Result<PathBuf> {
+/// A new file that nobody else can have made: `stem` with a unique end and `.log` behind it.
+fn make_log(stem: &Path) -> std::io::Result<PathBuf> {
     loop {
-        let (_, unique) = nix::unistd::mkstemp(template)?;
-        let log = unique.with_added_extension("log");
-        // A link fails where a rename would overwrite.
-        let linked = std::fs::hard_link(&unique, &log);
-        std::fs::remove_file(&unique)?;
-        match linked {
-            Ok(()) => return Ok(log),
+        let unique = RandomState::new().build_hasher().finish();
+        let mut path = stem.as_os_str().to_owned();
+        path.push(format!("{:08x}.log", unique as u32));
+        let path = PathBuf::from(path);
+        match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => return Ok(path),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
