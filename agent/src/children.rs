@@ -70,7 +70,12 @@ impl Children {
     }
 
     /// Begins a spawn; the error is the reason in Supervisor's words.
-    pub(crate) fn spawn(&mut self, instance: Instance, process: &Process) -> Result<(), String> {
+    pub(crate) fn spawn(
+        &mut self,
+        instance: Instance,
+        process: &Process,
+        is_listener: bool,
+    ) -> Result<(), String> {
         let executable = program::executable(process, &self.surroundings)
             .map_err(|refusal| program::spawn_error(&refusal))?;
         let environment = program::environment(process, &self.surroundings);
@@ -89,6 +94,7 @@ impl Children {
             name: process.name.clone(),
             stdout: process.stdout.clone(),
             stderr: (!process.redirect_stderr).then(|| process.stderr.clone()),
+            is_listener,
         };
         self.children.insert(instance, Child::Opening { spawn: Box::new(spawn), signals: Vec::new() });
         self.logs.open(instance, outputs);

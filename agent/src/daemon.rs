@@ -56,7 +56,7 @@ async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
         Err(exit) => return leave(keeper, &exit).await,
     };
     let (messages, mut inbox) = mpsc::unbounded_channel();
-    let mut daemon = Daemon { pid, invocation, messages, logs: None };
+    let mut daemon = Daemon { pid, invocation, messages, logs: None, next_serial: 0 };
     loop {
         let (end, given_back) = match daemon.live_once(keeper, &mut inbox).await {
             Ok(ended) => ended,
@@ -95,6 +95,8 @@ struct Daemon {
     messages: mpsc::UnboundedSender<Message>,
     /// From the first start on.
     logs: Option<Logs>,
+    /// Of events: they are counted on when the daemon starts over.
+    next_serial: u64,
 }
 
 impl Daemon {
@@ -128,8 +130,10 @@ impl Daemon {
             logs.clone(),
             handle,
             section.childlogdir.clone(),
+            self.next_serial,
         );
-        let (end, children) = agent.run(inbox).await;
+        let (end, children, next_serial) = agent.run(inbox).await;
+        self.next_serial = next_serial;
         if let End::KeeperLost(error) = &end {
             abandon(&children.pids(), &logs, error);
         }

@@ -80,28 +80,9 @@ impl Groups {
 /// Why a group of this kind can't be started, if it can't.
 pub(crate) fn not_startable(kind: &GroupKind) -> Option<&'static str> {
     match kind {
-        GroupKind::Programs => None,
-        GroupKind::Listeners { .. } => Some("event listeners are not part of this version"),
+        GroupKind::Programs | GroupKind::Listeners { .. } => None,
         GroupKind::Fcgi(_) => Some("FastCGI programs are not part of this version"),
     }
-}
-
-/// What a group's options ask for that does not happen.
-pub(crate) fn without_effect(group: &Group) -> Vec<String> {
-    let mut remarks = Vec::new();
-    for process in &group.processes {
-        for (channel, log) in [("stdout", &process.stdout), ("stderr", &process.stderr)] {
-            for (set, option) in
-                [(log.capture_maxbytes > 0, "capture_maxbytes"), (log.events_enabled, "events_enabled")]
-            {
-                if set {
-                    let name = process.name.full();
-                    remarks.push(format!("{name}: {channel}_{option} has no effect in this version"));
-                }
-            }
-        }
-    }
-    remarks
 }
 
 /// Puts files in the place of AUTO, newly made in `childlogdir` with Supervisor's names.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use fleetvisor_core::effect::Instance;
+use fleetvisor_core::event::Channel;
 use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_core::request::{Outcome, Processes, Refusal, Verb};
 use fleetvisor_model::config::{Config, Group, LogTarget};
@@ -73,6 +74,23 @@ pub(crate) enum Message {
     Drained {
         instance: Instance,
         status: ExitStatus,
+    },
+    /// An event listener's stdout.
+    ListenerSays {
+        instance: Instance,
+        data: Vec<u8>,
+    },
+    /// Written by a program whose output makes events.
+    Logged {
+        instance: Instance,
+        channel: Channel,
+        data: Vec<u8>,
+    },
+    /// Written by a program in capture mode.
+    Communication {
+        instance: Instance,
+        channel: Channel,
+        data: Vec<u8>,
     },
     /// Wishes of the fleet: whether a process is started when its group comes to life.
     Wishes {

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fleetvisor_core::effect::{Change, Effect, Instance};
+use fleetvisor_core::event::{Channel, Event as Told, Written};
+use fleetvisor_core::pool::{Deed, Pools};
 use fleetvisor_core::request::{Outcome, Processes, Refusal, Request, Ticket, Verb};
 use fleetvisor_core::supervisor::{Input, Supervisor};
 use fleetvisor_keeper::{Event, LinkError, errno_name};
-use fleetvisor_model::config::{Group, LogLevel};
+use fleetvisor_model::config::{Group, GroupKind, LogLevel};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::{DaemonState, ProcessState};
@@ -18,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::children::Children;
 use crate::clock;
-use crate::groups::{Groups, choose_auto_logs, not_startable, without_effect};
+use crate::groups::{Groups, choose_auto_logs, not_startable};
 use crate::inbox::{Handle, Message, StdinError, Watched};
 use crate::keeper_link::wording;
 use crate::logs::Logs;
@@ -58,6 +60,9 @@ pub(crate) struct Agent {
     next_ticket: u64,
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
     childlogdir: PathBuf,
+    pools: Pools,
+    /// Until all groups are there nothing but their coming is told; the rest waits here.
+    untold: Option<Vec<Told>>,
     finished: Option<DaemonState>,
 }
 
@@ -69,7 +74,9 @@ impl Agent {
         logs: Logs,
         handle: Handle,
         childlogdir: PathBuf,
+        next_serial: u64,
     ) -> Agent {
+        let identifier = handle.facts().identifier.clone();
         Agent {
             core: Supervisor::new(wishes),
             children,
@@ -81,12 +88,20 @@ impl Agent {
             next_ticket: 0,
             watchers: Vec::new(),
             childlogdir,
+            pools: Pools::new(identifier, next_serial),
+            untold: Some(Vec::new()),
             finished: None,
         }
     }
 
-    /// Runs until everything has stopped. The children are given back with the end, for a new start.
-    pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children) {
+    /// Runs until everything has stopped. The children and the next event's serial are given back with the
+    /// end, for a new start.
+    pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children, u64) {
+        let end = self.live(inbox).await;
+        (end, self.children, self.pools.next_serial())
+    }
+
+    async fn live(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> End {
         for name in self.groups.names() {
             match self.ready_group(&name) {
                 Ok(group) => self.request(Request::AddGroup(group), Asker::Nobody),
@@ -96,13 +111,19 @@ impl Agent {
                 }
             }
         }
+        let untold = self.untold.take().unwrap_or_default();
+        for event in std::iter::once(Told::DaemonRunning).chain(untold) {
+            self.pools.notify(event);
+        }
         loop {
+            self.perform_deeds();
             match self.finished {
-                Some(DaemonState::Restarting) => return (End::Restart, self.children),
-                Some(_) => return (End::Shutdown, self.children),
+                Some(DaemonState::Restarting) => return End::Restart,
+                Some(_) => return End::Shutdown,
                 None => {}
             }
             let deadline = self.core.deadline();
+            let tick = self.pools.deadline(clock::now());
             tokio::select! {
                 message = inbox.recv() => {
                     if let Some(message) = message {
@@ -111,9 +132,10 @@ impl Agent {
                 }
                 event = self.children.next_event() => match event {
                     Ok((event, descriptors)) => self.keeper_says(event, descriptors),
-                    Err(error) => return (End::KeeperLost(error), self.children),
+                    Err(error) => return End::KeeperLost(error),
                 },
                 () = until(deadline) => self.input(Input::Tick),
+                () = until(tick) => self.pools.tick(clock::now()),
             }
         }
     }
@@ -175,11 +197,21 @@ impl Agent {
                     self.request(Request::Wish { name, run }, Asker::Nobody);
                 }
             }
-            // Whoever would listen is an event listener, and there are none.
-            Message::RemoteEvent { kind, data } => {
-                let line =
-                    format!("remote communication event {kind} ({} bytes) has no listener", data.len());
-                self.logs.line(LogLevel::Debug, line);
+            Message::RemoteEvent { kind, data } => self.tell(Told::Remote { kind, data }),
+            Message::ListenerSays { instance, data } => {
+                if let Some(name) = self.core.name_of(instance) {
+                    self.pools.read(name, &data);
+                }
+            }
+            Message::Logged { instance, channel, data } => {
+                if let Some(written) = self.written(instance, channel, data) {
+                    self.tell(Told::Log(written));
+                }
+            }
+            Message::Communication { instance, channel, data } => {
+                if let Some(written) = self.written(instance, channel, data) {
+                    self.tell(Told::Communication(written));
+                }
             }
             Message::Watch { changes } => self.watchers.push(changes),
         }
@@ -280,9 +312,6 @@ impl Agent {
         if let Some(reason) = not_startable(&group.kind) {
             return Err(Refusal::Failed(reason.to_owned()));
         }
-        for remark in without_effect(&group) {
-            self.logs.line(LogLevel::Warn, remark);
-        }
         let as_read = group.clone();
         choose_auto_logs(&mut group, &self.childlogdir, &self.handle.facts().identifier)
             .map_err(Refusal::Failed)?;
@@ -312,7 +341,10 @@ impl Agent {
         match effect {
             Effect::Spawn { instance, name } => {
                 let config = self.core.process(&name).map(|process| process.config().clone());
-                let begun = config.map(|config| self.children.spawn(instance, &config));
+                let group = self.core.group(&name.group);
+                let is_listener =
+                    group.is_some_and(|group| matches!(group.kind, GroupKind::Listeners { .. }));
+                let begun = config.map(|config| self.children.spawn(instance, &config, is_listener));
                 if let Some(Err(error)) = begun {
                     // After the effects that are still to be performed.
                     self.inputs.push_back(Input::SpawnFailed { instance, error });
@@ -321,25 +353,29 @@ impl Agent {
             Effect::Signal { instance, signal, to_group } => {
                 self.children.signal(instance, signal, to_group);
             }
-            Effect::Changed(change) => self.changed(&change),
+            Effect::Changed(change) => self.changed(change),
             Effect::Outcome { ticket, name, outcome } => self.answer(ticket, name, outcome),
             Effect::Done { ticket } => {
                 self.askers.remove(&ticket);
             }
             Effect::GroupAdded(group) => {
+                self.pools.add(&group, clock::now());
+                self.pools.notify(Told::GroupAdded(group.name.clone()));
                 for process in &group.processes {
                     self.tell_watchers(&process.name);
                 }
             }
             Effect::GroupRemoved(group) => {
                 self.groups.removed(&group.name);
+                self.pools.remove(&group.name, clock::now());
+                self.tell(Told::GroupRemoved(group.name.clone()));
                 for process in group.processes {
                     self.watchers
                         .retain(|watcher| watcher.send(Watched::Removed(process.name.clone())).is_ok());
                 }
             }
             Effect::Log { level, line } => self.logs.line(level, line),
-            Effect::Stopping => {}
+            Effect::Stopping => self.tell(Told::DaemonStopping),
             Effect::Finished(state) => self.finished = Some(state),
         }
     }
@@ -363,8 +399,47 @@ impl Agent {
         }
     }
 
-    fn changed(&mut self, change: &Change) {
+    fn changed(&mut self, change: Change) {
         self.tell_watchers(&change.name);
+        self.tell(Told::State(change.clone()));
+        self.pools.changed(&change);
+    }
+
+    fn tell(&mut self, event: Told) {
+        match &mut self.untold {
+            Some(untold) => untold.push(event),
+            None => self.pools.notify(event),
+        }
+    }
+
+    fn written(&self, instance: Instance, channel: Channel, data: Vec<u8>) -> Option<Written> {
+        let name = self.core.name_of(instance)?.clone();
+        let pid = self.core.process(&name).map_or(0, |process| process.pid());
+        Some(Written { name, pid, channel, data })
+    }
+
+    /// Sends listeners what is due to them, until nothing more can be sent.
+    fn perform_deeds(&mut self) {
+        loop {
+            let deeds = self.pools.take_deeds();
+            if deeds.is_empty() {
+                return;
+            }
+            for deed in deeds {
+                match deed {
+                    Deed::Send { name, envelope } => {
+                        let instance = self.core.process(&name).and_then(|process| process.instance());
+                        let sent = instance
+                            .is_some_and(|it| self.children.write_stdin(it, envelope.as_bytes()).is_ok());
+                        if !sent {
+                            self.pools.send_failed(&name);
+                        }
+                    }
+                    Deed::Log { level, line } => self.logs.line(level, line),
+                    Deed::Print(text) => self.logs.print(text),
+                }
+            }
+        }
     }
 
     fn tell_watchers(&mut self, name: &ProcessName) {

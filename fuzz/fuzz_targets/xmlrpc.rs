@@ -12,6 +12,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(call) = parse_call(data, &Limits::REQUEST) {
         let written = write_call(&call.method, &call.params);
         match parse_call(written.as_bytes(), &Limits::REQUEST) {
+            _ if !is_xml(&written) => {}
             Ok(again) => assert_eq!(write_call(&again.method, &again.params), lines(&written)),
             Err(error) => panic!("{call:?} was written as {written:?}: {error}"),
         }
@@ -19,6 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(answer) = parse_response(data, &Limits::REQUEST) else { return };
     let written = write(&answer);
     match parse_response(written.as_bytes(), &Limits::REQUEST) {
+        _ if !is_xml(&written) => {}
         Ok(again) => assert_eq!(write(&again), lines(&written)),
         Err(error) => panic!("{answer:?} was written as {written:?}: {error}"),
     }
@@ -29,6 +31,11 @@ fn write(answer: &Result<Value, Fault>) -> String {
         Ok(value) => write_response(value),
         Err(fault) => write_fault(fault),
     }
+}
+
+/// Base64 brings any byte into a string, and Python's writer, which ours follows, writes it as it is.
+fn is_xml(written: &str) -> bool {
+    !written.chars().any(|c| matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}'))
 }
 
 /// Ends of lines as a reader of XML takes them: Python's writer, which ours follows, does not protect a `\r`.

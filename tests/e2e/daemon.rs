@@ -52,7 +52,7 @@ fn a_program_may_end_the_daemon_through_its_parent() {
         .prepare();
     host.launch();
     assert_eq!(host.daemon().wait_exit().code(), Some(0));
-    assert!(host.log().contains("received SIGTERM indicating exit request"));
+    host.wait_file("supervisord.log", "received SIGTERM indicating exit request");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn hup_reads_the_configuration_again_and_keeps_the_pid() {
     assert_eq!(host.call("supervisor.getProcessInfo", &["cat".into()]).unwrap_err().code, 10);
     let pid = host.daemon().pid();
     assert_eq!(host.call("supervisor.getPID", &[]).unwrap().as_int(), Some(i64::from(pid)));
-    assert!(host.log().contains("received SIGHUP indicating restart request"));
+    host.wait_file("supervisord.log", "received SIGHUP indicating restart request");
 }
 
 #[test]

@@ -252,6 +252,13 @@ mod tests {
             ("GET /RPC2", "400 Bad Request"),
             ("PUT /RPC2", "400 Bad Request"),
             ("POST /RPC2", "411 Length Required"),
+            ("POST /", "411 Length Required"),
+            ("GET /index.html", "200 OK"),
+            ("HEAD /index.html", "404 Not Found"),
+            ("GET /tail.html?processname=run", "200 OK"),
+            ("HEAD /stylesheets/supervisor.css", "200 OK"),
+            ("POST /stylesheets/supervisor.css", "400 Bad Request"),
+            ("GET /stylesheets/", "404 Not Found"),
             ("GET /logtail/nosuch", "404 Not Found"),
             ("GET /logtail/run", "404 Not Found"),
             ("GET /logtail/run/nochannel", "404 Not Found"),
@@ -264,6 +271,45 @@ mod tests {
             assert_eq!(status(&answer), format!("HTTP/1.1 {expected}"), "{start}");
             assert!(!answer.contains("Connection:"), "{answer}");
         }
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn tools_act_by_links_and_browsers_by_posts_with_the_pages_token() {
+        let server = Server::start(None);
+        let answer = server.ask(&closing("GET /index.html?processname=g%3Ay&action=start")).await;
+        assert_eq!(status(&answer), "HTTP/1.1 301 Moved Permanently");
+        assert!(answer.contains("Location: http://x/?message=Process%20g%3Ay%20started\r\n"), "{answer}");
+        let end =
+            "HTTP/1.1\r\nHost: x\r\nUser-Agent: Mozilla/5.0\r\nOrigin: http://x\r\nConnection: close\r\n";
+        let link = format!("GET /?processname=g%3Ay&action=start {end}\r\n");
+        assert_eq!(status(&server.ask(&link).await), "HTTP/1.1 403 Forbidden");
+        let page = server.ask(&closing("GET /")).await;
+        let (_, token) = page.split_once("name=\"token\" value=\"").unwrap();
+        let (token, _) = token.split_once('"').unwrap();
+        let post = |token: &str, more: &str| {
+            let form = format!("processname=g%3Ay&action=start&token={token}");
+            format!("POST /index.html {end}{more}Content-Length: {}\r\n\r\n{form}", form.len())
+        };
+        assert_eq!(status(&server.ask(&post("guessed", "")).await), "HTTP/1.1 403 Forbidden");
+        let answer = server.ask(&post(token, "")).await;
+        assert_eq!(status(&answer), "HTTP/1.1 303 See Other");
+        assert!(answer.contains("Location: ./?message=Process%20g%3Ay%20started\r\n"), "{answer}");
+        let answer = server.ask(&post(token, "Accept: text/plain\r\n")).await;
+        assert!(answer.ends_with("\r\n\r\nProcess g:y started"), "{answer}");
+        let answer = server.ask(&closing("GET /?action=explode")).await;
+        assert_eq!(status(&answer), "HTTP/1.1 500 Internal Server Error");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_form_that_is_too_long_is_refused() {
+        let server = Server::start(None);
+        let form = "x".repeat(70_000);
+        let length = form.len();
+        let request =
+            format!("POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}");
+        assert_eq!(status(&server.ask(&request).await), "HTTP/1.1 413 Payload Too Large");
         server.stop().await;
     }
 

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LAST_MODIFIED,
-    TRANSFER_ENCODING,
+    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -20,11 +20,13 @@ use tokio::time::timeout;
 
 use super::auth::{self, Verdict};
 use super::follow::{FollowError, Followers};
-use super::pages;
+use super::pages::{self, Page, Token};
 use super::reply::{self, Body};
 use crate::rpc::{Api, Unanswerable};
 
 const MOST_BODY_BYTES: usize = 16 << 20;
+/// More than any form of a page holds.
+const MOST_FORM_BYTES: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(120);
 /// What is taken from a request that is refused, so that its sender gets to read the refusal.
 const MOST_UNWANTED_BYTES: usize = 64 << 10;
@@ -36,11 +38,12 @@ pub(super) struct Site {
     api: Api,
     auth: Option<Credentials>,
     followers: Arc<Followers>,
+    token: Token,
 }
 
 impl Site {
     pub(super) fn new(api: Api, auth: Option<Credentials>, followers: Arc<Followers>) -> Site {
-        Site { api, auth, followers }
+        Site { api, auth, followers, token: Token::new() }
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -84,12 +87,21 @@ impl Site {
                 _ => refused(reply::error(StatusCode::BAD_REQUEST), body).await,
             };
         }
+        if let Some(page) = Page::at(&parts.method, &path) {
+            if parts.method == Method::POST && has_no_length(parts) {
+                return reply::error(StatusCode::LENGTH_REQUIRED);
+            }
+            return match collect(body, MOST_FORM_BYTES).await {
+                Ok(form) => page.answer(&self.api, &self.token, parts, &form).await,
+                Err(status) => reply::error(status),
+            };
+        }
         let followed = if let Some(target) = path.strip_prefix("/logtail") {
             self.logtail(&parts.method, target).await
         } else if path.starts_with("/mainlogtail") {
             self.mainlogtail(&parts.method).await
-        } else if let Some(page) = pages::page(&parts.method, &path) {
-            Ok(page)
+        } else if let Some(asset) = pages::asset(&parts.method, &path) {
+            Ok(asset)
         } else {
             Err(match parts.method {
                 Method::GET | Method::HEAD => StatusCode::NOT_FOUND,
@@ -103,13 +115,13 @@ impl Site {
     }
 
     async fn rpc(&self, parts: &Parts, body: Incoming) -> Response<Body> {
-        if !parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING) {
+        if has_no_length(parts) {
             return reply::error(StatusCode::LENGTH_REQUIRED);
         }
         if body.size_hint().lower() > MOST_BODY_BYTES as u64 {
             return refused(reply::error(StatusCode::PAYLOAD_TOO_LARGE), body).await;
         }
-        let document = match collect(body).await {
+        let document = match collect(body, MOST_BODY_BYTES).await {
             Ok(document) => document,
             Err(status) => return reply::error(status),
         };
@@ -161,6 +173,8 @@ impl Site {
         let mut response = Response::new(followed.body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=utf-8"));
+        // What programs write is never taken for a page.
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(modified) = http_date(followed.modified) {
             headers.insert(LAST_MODIFIED, modified);
         }
@@ -173,13 +187,17 @@ fn http_date(time: SystemTime) -> Option<HeaderValue> {
     HeaderValue::from_str(&time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).ok()
 }
 
+fn has_no_length(parts: &Parts) -> bool {
+    !parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING)
+}
+
 fn wants_keep_alive(parts: &Parts) -> bool {
     let connection = parts.headers.get(CONNECTION);
     connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
-async fn collect(body: Incoming) -> Result<Bytes, StatusCode> {
-    match timeout(BODY_TIME, Limited::new(body, MOST_BODY_BYTES).collect()).await {
+async fn collect(body: Incoming, most: usize) -> Result<Bytes, StatusCode> {
+    match timeout(BODY_TIME, Limited::new(body, most).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),

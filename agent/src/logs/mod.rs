@@ -1,6 +1,6 @@
 //! Logs: from the programs' pipes to files, and the daemon's own. All of it lives in one thread ([`thread`]),
 //! so that a slow disk holds up nothing else; the rest of the agent holds a [`Logs`] handle. Bytes of logs
-//! never pass through the loop.
+//! pass through the loop only where event listeners are to see them, or say something themselves.
 
 mod daemon;
 mod file;
@@ -24,6 +24,8 @@ pub(crate) struct Outputs {
     pub(crate) name: ProcessName,
     pub(crate) stdout: OutputLog,
     pub(crate) stderr: Option<OutputLog>,
+    /// Its stdout is a conversation with the daemon.
+    pub(crate) is_listener: bool,
 }
 
 /// What is asked of the thread, in order.
@@ -51,6 +53,10 @@ enum Command {
     /// The spawn came to nothing.
     Forget {
         instance: Instance,
+    },
+    /// To the daemon's stdout.
+    Print {
+        text: String,
     },
     Reopen,
     Clear {
@@ -97,6 +103,11 @@ impl Logs {
         if level <= self.level {
             self.send(Command::Line { level, line: line.into() });
         }
+    }
+
+    /// Text for the daemon's own stdout.
+    pub(crate) fn print(&self, text: String) {
+        self.send(Command::Print { text });
     }
 
     /// Gives an answer once every line so far is written: whoever is told of a change finds it in the log.

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 
 use fleetvisor_core::ansi::Stripper;
+use fleetvisor_core::capture::{Captured, Splitter};
 
 use super::file::LogFile;
 
@@ -18,19 +19,35 @@ pub(super) struct Output {
     pub(super) file: Option<Rc<RefCell<LogFile>>>,
     pub(super) syslog: Option<Syslog>,
     pub(super) stripper: Option<Stripper>,
+    pub(super) capture: Option<Capture>,
+    /// What is written is also an event.
+    pub(super) events: bool,
+    /// What is written is meant for the daemon.
+    pub(super) is_listener: bool,
+}
+
+/// Capture mode of one stream.
+#[derive(Debug)]
+pub(super) struct Capture {
+    pub(super) splitter: Splitter,
+    pub(super) captured: Captured,
 }
 
 impl Output {
-    /// Writes a chunk as it came; remarks are for the daemon's log.
-    pub(super) fn write(&mut self, chunk: &[u8], scratch: &mut Vec<u8>) -> Option<String> {
-        let chunk = match &mut self.stripper {
+    /// The chunk without its escape sequences, where those are not wanted.
+    pub(super) fn strip<'a>(&mut self, chunk: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        match &mut self.stripper {
             Some(stripper) => {
                 scratch.clear();
                 stripper.strip(chunk, scratch);
                 scratch.as_slice()
             }
             None => chunk,
-        };
+        }
+    }
+
+    /// Writes a chunk; remarks are for the daemon's log.
+    pub(super) fn write(&mut self, chunk: &[u8]) -> Option<String> {
         if let Some(syslog) = &mut self.syslog {
             for line in String::from_utf8_lossy(chunk).lines() {
                 syslog.line(line);

@@ -3,13 +3,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
 use fleetvisor_core::ansi::Stripper;
+use fleetvisor_core::capture::{Captured, Piece, Splitter};
 use fleetvisor_core::effect::Instance;
+use fleetvisor_core::event::{Channel, bytes_repr};
 use fleetvisor_model::config::{LogLevel, LogTarget, OutputLog, repr};
 use nix::errno::Errno;
 use tokio::net::unix::pipe;
@@ -18,7 +20,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use super::daemon::DaemonLog;
 use super::file::{LogFile, Rotation};
-use super::output::{Output, Syslog};
+use super::output::{Capture, Output, Syslog};
 use super::{Command, Logs, Outputs};
 use crate::inbox::{Handle, Message};
 
@@ -72,8 +74,15 @@ struct Stream {
 struct Pump {
     pipe: pipe::Receiver,
     output: RefCell<Output>,
+    instance: Instance,
     name: String,
-    channel: &'static str,
+    channel: Channel,
+}
+
+impl Pump {
+    fn line(&self, output: &str) -> String {
+        format!("{} {} output:\n{output}", repr(&self.name), self.channel.name())
+    }
 }
 
 impl State {
@@ -86,10 +95,11 @@ impl State {
                     let _ = self.handle.send(Message::LogsOpened { instance, result });
                 }
                 Command::Attach { instance, stdout, stderr } => {
-                    let pipes = [("stdout", Some(stdout)), ("stderr", stderr)];
+                    let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
                     for (channel, pipe) in pipes.into_iter().filter_map(|(name, pipe)| Some((name, pipe?))) {
                         if let Err(error) = self.attach(instance, channel, pipe) {
-                            self.remark(LogLevel::Critical, format!("cannot read {channel}: {error}"));
+                            let line = format!("cannot read {}: {error}", channel.name());
+                            self.remark(LogLevel::Critical, line);
                         }
                     }
                 }
@@ -99,6 +109,10 @@ impl State {
                 }
                 Command::Forget { instance } => {
                     self.programs.borrow_mut().remove(&instance);
+                }
+                Command::Print { text } => {
+                    // A terminal that is gone is no reason to stop.
+                    let _ = io::stdout().lock().write_all(text.as_bytes());
                 }
                 Command::Reopen => self.reopen(),
                 Command::Clear { files, answer } => {
@@ -136,7 +150,10 @@ impl State {
             })
         };
         let logs = [Some(&outputs.stdout), outputs.stderr.as_ref()];
-        let opened = logs.into_iter().flatten().map(open).collect::<Result<Vec<Output>, String>>()?;
+        let mut opened = logs.into_iter().flatten().map(open).collect::<Result<Vec<Output>, String>>()?;
+        if let Some(stdout) = opened.first_mut().filter(|_| outputs.is_listener) {
+            (stdout.is_listener, stdout.syslog, stdout.capture) = (true, None, None);
+        }
         let name = outputs.name.process.clone();
         let program = Program { name, outputs: opened, streams: Vec::new() };
         self.programs.borrow_mut().insert(instance, program);
@@ -149,7 +166,18 @@ impl State {
             LogTarget::None | LogTarget::Auto | LogTarget::Syslog => None,
         };
         let syslog = (log.syslog || log.logfile == LogTarget::Syslog).then(Syslog::default);
-        Ok(Output { file, syslog, stripper: self.strip_ansi.then(Stripper::default) })
+        let capture = usize::try_from(log.capture_maxbytes)
+            .ok()
+            .filter(|most| *most > 0)
+            .map(|most| Capture { splitter: Splitter::default(), captured: Captured::new(most) });
+        Ok(Output {
+            file,
+            syslog,
+            stripper: self.strip_ansi.then(Stripper::default),
+            capture,
+            events: log.events_enabled,
+            is_listener: false,
+        })
     }
 
     /// The one writer of a path.
@@ -165,7 +193,7 @@ impl State {
         Ok(file)
     }
 
-    fn attach(self: &Rc<State>, instance: Instance, channel: &'static str, pipe: OwnedFd) -> io::Result<()> {
+    fn attach(self: &Rc<State>, instance: Instance, channel: Channel, pipe: OwnedFd) -> io::Result<()> {
         let mut programs = self.programs.borrow_mut();
         let Some(program) = programs.get_mut(&instance) else { return Ok(()) };
         if program.outputs.is_empty() {
@@ -174,6 +202,7 @@ impl State {
         let pump = Rc::new(Pump {
             pipe: pipe::Receiver::from_owned_fd(pipe)?,
             output: RefCell::new(program.outputs.remove(0)),
+            instance,
             name: program.name.clone(),
             channel,
         });
@@ -217,14 +246,63 @@ impl State {
     }
 
     fn write(&self, pump: &Pump, chunk: &[u8], scratch: &mut Vec<u8>) {
-        let remark = pump.output.borrow_mut().write(chunk, scratch);
+        let mut output = pump.output.borrow_mut();
+        let Pump { instance, channel, .. } = *pump;
+        if output.is_listener {
+            let _ = self.handle.send(Message::ListenerSays { instance, data: chunk.to_vec() });
+            if self.daemon.borrow().level() >= LogLevel::Debug {
+                self.remark(LogLevel::Debug, pump.line(&bytes_repr(chunk)));
+            }
+            let chunk = output.strip(chunk, scratch);
+            return self.remark_failure(output.write(chunk));
+        }
+        let pieces = match &mut output.capture {
+            Some(capture) => capture.splitter.split(chunk),
+            None => return self.write_text(pump, &mut output, chunk, scratch),
+        };
+        for piece in pieces {
+            match piece {
+                Piece::Text(data) => self.write_text(pump, &mut output, &data, scratch),
+                Piece::Captured(data) => self.capture(pump, &mut output, &data, scratch),
+                Piece::End => {
+                    let captured = output.capture.as_mut().map(|capture| capture.captured.take());
+                    let data = captured.unwrap_or_default();
+                    let _ = self.handle.send(Message::Communication { instance, channel, data });
+                    let line = format!("{} {} emitted a comm event", repr(&pump.name), channel.name());
+                    self.remark(LogLevel::Debug, line);
+                }
+            }
+        }
+    }
+
+    fn write_text(&self, pump: &Pump, output: &mut Output, chunk: &[u8], scratch: &mut Vec<u8>) {
+        let chunk = output.strip(chunk, scratch);
+        self.remark_failure(output.write(chunk));
+        self.tell(pump, output.events, chunk);
+    }
+
+    fn capture(&self, pump: &Pump, output: &mut Output, chunk: &[u8], scratch: &mut Vec<u8>) {
+        let chunk = output.strip(chunk, scratch);
+        if let Some(capture) = &mut output.capture {
+            capture.captured.add(chunk);
+        }
+        self.tell(pump, output.events, chunk);
+    }
+
+    fn remark_failure(&self, remark: Option<String>) {
         if let Some(remark) = remark {
             self.remark(LogLevel::Error, remark);
         }
+    }
+
+    /// What a program wrote, to those who follow it beside its log.
+    fn tell(&self, pump: &Pump, events: bool, chunk: &[u8]) {
         if self.daemon.borrow().level() >= LogLevel::Debug {
-            let text = String::from_utf8_lossy(chunk);
-            let line = format!("{} {} output:\n{text}", repr(&pump.name), pump.channel);
-            self.remark(LogLevel::Debug, line);
+            self.remark(LogLevel::Debug, pump.line(&String::from_utf8_lossy(chunk)));
+        }
+        if events && !chunk.is_empty() {
+            let Pump { instance, channel, .. } = *pump;
+            let _ = self.handle.send(Message::Logged { instance, channel, data: chunk.to_vec() });
         }
     }
 

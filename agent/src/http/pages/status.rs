@@ -1,0 +1,153 @@
+//! The status page: one row for each process. Its rows, classes and links are those that programs find in
+//! Supervisor's page; how it looks and what moves is the style sheet's and the script's.
+
+use std::fmt::Write as _;
+
+use chrono::{Datelike, Local};
+use fleetvisor_model::state::ProcessState;
+use fleetvisor_model::status::ProcessStatus;
+
+use super::html::{Escaped, head, quote};
+use crate::clock;
+
+const SUPERVISOR_VERSION: &str = "4.3.0";
+
+/// `message` is what came of the action before; `token` is what the page's actions are sent with.
+pub(super) fn render(statuses: &[ProcessStatus], message: Option<&str>, token: &str) -> String {
+    let mut page = head("Supervisor Status", token);
+    page.push_str("<body>\n<header id=\"header\"><img src=\"images/icon.svg\" alt=\"\"></header>\n<main>\n");
+    let (class, message) = message.map_or(("hidden", "#"), |message| ("status_msg", message));
+    // Writing to a string cannot fail, here and below.
+    let _ = write!(
+        page,
+        "<div id=\"message\" role=\"status\" class=\"{class}\">{}</div>\n\
+         <form action=\"index.html\" method=\"post\">\n\
+         <input type=\"hidden\" name=\"token\" value=\"{}\">\n\
+         <ul id=\"buttons\">\n\
+         <li><a href=\"index.html?action=refresh\">Refresh</a></li>\n\
+         <li><a href=\"index.html?action=restartall\" data-act>Restart All</a></li>\n\
+         <li><a href=\"index.html?action=stopall\" data-act>Stop All</a></li>\n\
+         </ul>\n<div id=\"processes\" data-live>\n",
+        Escaped(message),
+        Escaped(token)
+    );
+    if statuses.is_empty() {
+        page.push_str("<p>No programs to manage</p>\n");
+    } else {
+        page.push_str(
+            "<table>\n<thead><tr><th class=\"state\">State</th><th class=\"desc\">Description</th>\
+             <th class=\"name\">Name</th><th class=\"action\">Action</th></tr></thead>\n<tbody>\n",
+        );
+        for (at, status) in statuses.iter().enumerate() {
+            row(&mut page, status, at % 2 == 1);
+        }
+        page.push_str("</tbody>\n</table>\n");
+    }
+    page.push_str("</div>\n</form>\n</main>\n");
+    let _ = write!(
+        page,
+        "<footer id=\"footer\"><p><a href=\"http://supervisord.org\" rel=\"noreferrer\">Supervisor</a> \
+         <span>{SUPERVISOR_VERSION}</span></p>\n<p>&copy; 2006-<span>{}</span> \
+         <strong><a href=\"http://agendaless.com/\" rel=\"noreferrer\">Agendaless Consulting and Contributors\
+         </a></strong></p></footer>\n</body>\n</html>\n",
+        Local::now().year()
+    );
+    page
+}
+
+fn row(page: &mut String, status: &ProcessStatus, shaded: bool) {
+    let name = status.name.to_string();
+    let quoted = quote(&name);
+    let _ = write!(
+        page,
+        "<tr class=\"{}\"><td class=\"status\"><span class=\"{}\">{}</span></td>\
+         <td class=\"desc\"><span>{}</span></td>\
+         <td class=\"name\"><a href=\"tail.html?processname={quoted}\" target=\"_blank\" rel=\"noopener\">{}</a></td>\
+         <td class=\"action\"><ul>",
+        if shaded { "shade" } else { "" },
+        class(status.state),
+        status.state.name().to_lowercase(),
+        Escaped(&status.description(clock::local)),
+        Escaped(&name),
+    );
+    for action in actions(status.state) {
+        match action {
+            Some((label, action)) => act(page, &quoted, label, action),
+            None => {
+                page.push_str("<li class=\"none\"><a class=\"hidden\" href=\"#\" name=\"#\">Action</a></li>")
+            }
+        }
+    }
+    act(page, &quoted, "Clear Log", "clearlog");
+    for (label, channel) in [("Tail -f Stdout", ""), ("Tail -f Stderr", "/stderr")] {
+        let _ = write!(
+            page,
+            "<li><a href=\"logtail/{quoted}{channel}\" name=\"{label}\" target=\"_blank\" rel=\"noopener\">\
+             {label}</a></li>"
+        );
+    }
+    page.push_str("</ul></td></tr>\n");
+}
+
+fn act(page: &mut String, process: &str, label: &str, action: &str) {
+    let _ = write!(
+        page,
+        "<li><a href=\"index.html?processname={process}&amp;action={action}\" name=\"{label}\" data-act>\
+         {label}</a></li>"
+    );
+}
+
+/// Two places: what is possible in this state, as its label and its action.
+fn actions(state: ProcessState) -> [Option<(&'static str, &'static str)>; 2] {
+    match state {
+        ProcessState::Running => [Some(("Restart", "restart")), Some(("Stop", "stop"))],
+        ProcessState::Stopped | ProcessState::Exited | ProcessState::Fatal => {
+            [Some(("Start", "start")), None]
+        }
+        ProcessState::Starting | ProcessState::Backoff | ProcessState::Stopping | ProcessState::Unknown => {
+            [None, None]
+        }
+    }
+}
+
+fn class(state: ProcessState) -> &'static str {
+    match state {
+        ProcessState::Running => "statusrunning",
+        ProcessState::Fatal | ProcessState::Backoff => "statuserror",
+        ProcessState::Stopped
+        | ProcessState::Starting
+        | ProcessState::Stopping
+        | ProcessState::Exited
+        | ProcessState::Unknown => "statusnominal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::testing;
+
+    #[tokio::test]
+    async fn every_process_has_a_row_with_what_can_be_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut statuses = testing::api(folder.path()).handle.statuses().await.unwrap();
+        let page = render(&statuses, None, "t0ken");
+        assert_eq!(page.matches("<tr class=").count(), 3);
+        assert!(
+            page.contains("href=\"index.html?processname=g%3Ay&amp;action=start\" name=\"Start\""),
+            "{page}"
+        );
+        assert!(page.contains("href=\"index.html?processname=run&amp;action=stop\" name=\"Stop\""), "{page}");
+        assert!(page.contains("pid 99, uptime 0:01:01"), "{page}");
+        assert!(page.contains("value=\"t0ken\""), "{page}");
+        statuses[0].spawnerr = "<b>".to_owned();
+        statuses[0].state = ProcessState::Fatal;
+        let page = render(&statuses, Some("<i>"), "");
+        assert!(page.contains("&lt;b&gt;") && page.contains("\"status_msg\">&lt;i&gt;<"), "{page}");
+    }
+
+    #[test]
+    fn a_page_without_processes_says_so() {
+        assert!(render(&[], None, "").contains("No programs to manage"));
+    }
+}
