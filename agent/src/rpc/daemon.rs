@@ -5,9 +5,9 @@ use fleetvisor_proto::xmlrpc::Value;
 use super::Api;
 use super::args::{Args, text};
 use super::call::Answer;
+use crate::cli::SUPERVISOR_VERSION;
 
 const API_VERSION: &str = "3.0";
-const SUPERVISOR_VERSION: &str = "4.3.0";
 
 pub(super) async fn api_version() -> Answer {
     Ok(API_VERSION.into())

@@ -8,9 +8,8 @@ use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::status::ProcessStatus;
 
 use super::html::{Escaped, head, quote};
+use crate::cli::SUPERVISOR_VERSION;
 use crate::clock;
-
-const SUPERVISOR_VERSION: &str = "4.3.0";
 
 /// `message` is what came of the action before; `token` is what the page's actions are sent with.
 pub(super) fn render(statuses: &[ProcessStatus], message: Option<&str>, token: &str) -> String {
