@@ -6,6 +6,7 @@
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`ansible`]: Ansible's module, the same steps on both.
+//! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
 //! - [`bad_input`]: what nobody should send.
 //! - [`fleet`]: a controller with hosts.
 
@@ -19,4 +20,6 @@ mod fleet;
 mod lifecycle;
 mod logs;
 mod options;
+mod python_listeners;
+mod superlance;
 mod supervisorctl;

@@ -15,6 +15,11 @@ pub fn python_supervisord() -> PathBuf {
     folder().join("supervisord")
 }
 
+/// Any other program that `tests/venv` installs: `python`, `memmon`, ...
+pub fn python_program(name: &str) -> PathBuf {
+    folder().join(name)
+}
+
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
