@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::audit::Audit;
 use crate::enrolment::Attempts;
 use crate::pki::Authority;
 use crate::registry::Registry;
@@ -14,6 +15,7 @@ const RUNS_MAX: usize = 64;
 
 pub(crate) struct Controller {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) audit: Audit,
     pub(crate) registry: Arc<Registry>,
     pub(crate) authority: Authority,
     /// Failed attempts to enrol.
@@ -31,6 +33,7 @@ impl Controller {
         stopping: watch::Receiver<Option<u32>>,
     ) -> Controller {
         let runs = Arc::new(Semaphore::new(RUNS_MAX));
-        Controller { store, registry, authority, attempts: Attempts::default(), runs, stopping }
+        let audit = Audit::new(store.clone());
+        Controller { store, audit, registry, authority, attempts: Attempts::default(), runs, stopping }
     }
 }

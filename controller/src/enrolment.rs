@@ -2,7 +2,7 @@
 //! its renewal. Signing itself is [`crate::pki`]'s.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::access;
+use crate::audit::Entry;
 use crate::clock;
 use crate::controller::Controller;
 use crate::pki::PkiError;
@@ -40,7 +41,7 @@ impl Enrolment for EnrolmentService {
             let wait = FAILURES_WINDOW.as_secs();
             return Err(Status::resource_exhausted(format!("too many failed attempts; wait {wait} seconds")));
         }
-        match enrol(&self.0, request).await {
+        match enrol(&self.0, request, address).await {
             Ok(certificate) => {
                 tracing::info!("host {host} has enrolled from {address}");
                 Ok(Response::new(certificate))
@@ -56,7 +57,11 @@ impl Enrolment for EnrolmentService {
 
 /// Spends the token and registers the host in one transaction; the certificate is made before, so that a
 /// request that cannot be signed costs no token.
-async fn enrol(controller: &Controller, request: EnrolRequest) -> Result<Certificate, Status> {
+async fn enrol(
+    controller: &Controller,
+    request: EnrolRequest,
+    address: SocketAddr,
+) -> Result<Certificate, Status> {
     let token: JoinToken = request.token.parse().map_err(|err| Status::invalid_argument(format!("{err}")))?;
     let host = request.host;
     check_host_name(&host).map_err(|err| Status::invalid_argument(err.to_string()))?;
@@ -98,7 +103,10 @@ async fn enrol(controller: &Controller, request: EnrolRequest) -> Result<Certifi
     let transaction = Transaction::default()
         .delete_if(key, Expect::Revision(stored.revision))
         .put_if(host_key, expect, enrolled);
-    match store.commit(transaction).await {
+    let detail = format!("with join token {} of {}", token.id_text(), record.by);
+    let entry =
+        Entry::new(format!("host {host}"), "host.enrol", &host).host(&host).from(address).detail(detail);
+    match controller.audit.commit(entry, transaction).await {
         Ok(_) => Ok(certificate),
         Err(StoreError::Conflict { .. }) => Err(unknown()),
         Err(error) => Err(Failure::from(error).into()),
@@ -128,6 +136,7 @@ pub(crate) async fn create_token(
     ttl: Duration,
     host: Option<String>,
     by: String,
+    from: SocketAddr,
 ) -> Result<(JoinToken, Wall), Failure> {
     let (mut id, mut secret) = ([0; 8], [0; 32]);
     getrandom::fill(&mut id)?;
@@ -135,10 +144,16 @@ pub(crate) async fn create_token(
     let token = JoinToken::new(id, secret, controller.authority.fingerprint());
     let micros = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
     let expires = Wall(clock::now().0.saturating_add(micros));
+    let whom = host.as_ref().map_or("any host".to_owned(), |host| format!("host {host}"));
+    let detail = format!("for {whom}, until {}", clock::utc(expires));
+    let mut entry = Entry::new(&by, "token.create", token.id_text()).from(from).detail(detail);
+    if let Some(host) = &host {
+        entry = entry.host(host);
+    }
     let record = TokenRecord::new(token.secret_hash(), expires, host, by);
     let key = records::token_key(&token.id_text());
     let transaction = Transaction::default().put_if(key, Expect::Absent, records::encode(&record));
-    controller.store.commit(transaction).await?;
+    controller.audit.commit(entry, transaction).await?;
     Ok((token, expires))
 }
 
@@ -208,6 +223,8 @@ mod tests {
     use crate::registry::Registry;
     use crate::store::memory::MemoryStore;
 
+    const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
     fn controller() -> Controller {
         let store = Arc::new(MemoryStore::default());
         let registry = Arc::new(Registry::new(Wall(0)));
@@ -216,13 +233,13 @@ mod tests {
 
     async fn token(controller: &Controller, host: Option<&str>, ttl: Duration) -> String {
         let host = host.map(str::to_owned);
-        create_token(controller, ttl, host, "operator admin".to_owned()).await.unwrap().0.reveal()
+        create_token(controller, ttl, host, "operator admin".to_owned(), FROM).await.unwrap().0.reveal()
     }
 
     async fn try_enrol(controller: &Controller, token: &str, host: &str) -> Result<Certificate, Code> {
         let csr = signing_request().unwrap().csr;
         let request = EnrolRequest { token: token.to_owned(), host: host.to_owned(), csr };
-        enrol(controller, request).await.map_err(|status| status.code())
+        enrol(controller, request, FROM).await.map_err(|status| status.code())
     }
 
     #[tokio::test]
@@ -232,7 +249,7 @@ mod tests {
         let request = signing_request().unwrap();
         let enrol_request =
             EnrolRequest { token: token.clone(), host: "web-01".to_owned(), csr: request.csr };
-        let certificate = enrol(&controller, enrol_request).await.unwrap();
+        let certificate = enrol(&controller, enrol_request, FROM).await.unwrap();
         let identity = Identity::received(certificate, request.key).unwrap();
         assert_eq!(identity.principal().unwrap(), Principal::Host("web-01".to_owned()));
         assert_eq!(identity.ca_fingerprint(), controller.authority.fingerprint());
@@ -275,7 +292,7 @@ mod tests {
         assert_eq!(try_enrol(&controller, "fv1.x", "a").await.unwrap_err(), Code::InvalidArgument);
         assert_eq!(try_enrol(&controller, &good, "../a").await.unwrap_err(), Code::InvalidArgument);
         let request = EnrolRequest { token: good.clone(), host: "a".to_owned(), csr: b"garbage".to_vec() };
-        assert_eq!(enrol(&controller, request).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(enrol(&controller, request, FROM).await.unwrap_err().code(), Code::InvalidArgument);
         try_enrol(&controller, &good, "a").await.unwrap();
     }
 

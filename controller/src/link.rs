@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Streaming;
 
+use crate::audit::{Entry, Outcome};
 use crate::controller::Controller;
 use crate::desired;
 use crate::reconcile::{Plan, reconcile};
@@ -89,12 +90,12 @@ pub(crate) async fn run(
     let end = match host.attach(id, arrival) {
         Ok(end) => end,
         Err(taken) => {
-            let reason = format!(
-                "another agent at {} is linked as host {name}; this one, at {address}, is refused",
-                taken.by
-            );
-            tracing::warn!("{reason}");
-            return farewell(&outgoing, &reason, RETRY_REFUSED).await;
+            if taken.news {
+                tracing::warn!("{}", taken.reason);
+                let entry = Entry::new(format!("host {name}"), "host.link", &name).host(&name).from(address);
+                controller.audit.note(entry.outcome(Outcome::Refused).detail(&taken.reason)).await;
+            }
+            return farewell(&outgoing, &taken.reason, RETRY_REFUSED).await;
         }
     };
     tracing::info!("host {name} is linked from {address}");

@@ -1,10 +1,11 @@
 //! `fleetvisor-controller`, the control plane of a fleet. `init` makes its directory, `run` serves.
 //!
 //! A call's way: [`connection`] (TLS) -> [`access`] (may it?) -> [`services`] and [`enrolment`] (what is meant)
-//! -> [`operations`], [`link`], [`registry`] (doing it) -> [`store`] (what lasts). What a host is told follows
+//! -> [`operations`], [`link`], [`registry`] (doing it) -> [`audit`] and [`store`] (what lasts). What a host is told follows
 //! from [`reconcile`], which is pure.
 
 mod access;
+mod audit;
 mod cli;
 mod clock;
 mod connection;

@@ -7,6 +7,7 @@
 //! | `inventory/<host>` | [`InventoryRecord`] | when its labels, version or set of processes change; when it goes or returns |
 //! | `token/<id>` | [`TokenRecord`] | when the token is made; deleted when it is spent |
 //! | `desired/<host>/<group>:<process>` | [`DesiredRecord`] | by every start and stop |
+//! | `audit/<number>` | [`crate::audit::Entry`], behind its hash | with every change that somebody made; never again |
 
 use std::collections::BTreeMap;
 

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
+use crate::audit;
 use crate::clock;
 use crate::connection;
 use crate::controller::Controller;
@@ -69,6 +70,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let authority = Authority::load(&layout.ca())?;
     let identity = Identity::load(&layout.server())?;
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
+    match audit::read::verify(&store.list(audit::AUDIT).await?) {
+        Ok(head) => tracing::info!("the audit log is whole, with {} records", head.seq),
+        // What hosts run does not depend on it, and an operator has to be able to look.
+        Err(error) => tracing::error!("{error}; `ctl audit verify` tells more"),
+    }
     let listener = bind(&args.listen).await?;
     let http = bind(&args.http).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

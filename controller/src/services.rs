@@ -10,8 +10,8 @@ use fleetvisor_proto::convert;
 use fleetvisor_proto::fleet::fleet_server::Fleet;
 use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
-    Certificate, CreateTokenRequest, CreateTokenResponse, FromHost, HostStatus, ListHostsRequest,
-    ListHostsResponse, RenewRequest, RunEvent, RunRequest, StatusRequest, ToHost,
+    AuditRecord, AuditRequest, Certificate, CreateTokenRequest, CreateTokenResponse, FromHost, HostStatus,
+    ListHostsRequest, ListHostsResponse, RenewRequest, RunEvent, RunRequest, StatusRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access;
+use crate::audit;
 use crate::controller::Controller;
 use crate::enrolment::{self, TTL_DEFAULT, TTL_MAX};
 use crate::link;
@@ -60,6 +61,7 @@ impl Fleet for FleetService {
         call: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let by = access::calling_operator(&call)?;
+        let from = access::peer(&call)?.address;
         let request = call.into_inner();
         let host = (!request.host.is_empty()).then_some(request.host);
         if let Some(host) = &host {
@@ -73,7 +75,7 @@ impl Fleet for FleetService {
             let days = TTL_MAX.as_secs() / 86_400;
             return Err(Status::invalid_argument(format!("a token can live for {days} days at most")));
         }
-        let (token, expires) = enrolment::create_token(&self.0, ttl, host.clone(), by.clone()).await?;
+        let (token, expires) = enrolment::create_token(&self.0, ttl, host.clone(), by.clone(), from).await?;
         let whom = host.map_or("any host".to_owned(), |host| format!("host {host}"));
         tracing::info!("{by} has made the join token {} for {whom}", token.id_text());
         Ok(Response::new(CreateTokenResponse { token: token.reveal(), expires: expires.0 }))
@@ -104,6 +106,13 @@ impl Fleet for FleetService {
         let by = access::calling_operator(&call)?;
         let events = operations::run::start(self.0.clone(), call.into_inner(), by)?;
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+
+    type AuditStream = Messages<AuditRecord>;
+
+    async fn audit(&self, call: Request<AuditRequest>) -> Result<Response<Messages<AuditRecord>>, Status> {
+        let records = audit::read::serve(self.0.store.clone(), call.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(records).boxed()))
     }
 }
 

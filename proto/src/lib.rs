@@ -1,7 +1,8 @@
 //! What two programs of the project must agree on: the fleet's protocol ([`fleet`]), how an identity is
-//! laid out and proven ([`identity`], [`principal`], [`tls`]), the join token ([`token`]), and XML-RPC ([`xmlrpc`],
-//! [`fault`]).
+//! laid out and proven ([`identity`], [`principal`], [`tls`]), the join token ([`token`]), the audit log's chain
+//! ([`audit`]), and XML-RPC ([`xmlrpc`], [`fault`]).
 
+pub mod audit;
 pub mod convert;
 pub mod fault;
 pub mod identity;
@@ -18,6 +19,9 @@ mod testing;
 pub mod fleet {
     tonic::include_proto!("fleetvisor.v1");
 }
+
+/// Path of every call of `fleet.proto`, from its descriptor: `/fleetvisor.v1.Fleet/ListHosts`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// Version of the product, the same for all its programs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

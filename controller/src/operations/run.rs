@@ -262,6 +262,7 @@ fn absence(host: &Host) -> String {
     let host = host.describe();
     match host.state() {
         HostState::NeverSeen => "enrolled, but never linked so far".to_owned(),
+        HostState::Revoked => "revoked, and refused until it enrols anew".to_owned(),
         HostState::Away | HostState::Online | HostState::Unspecified => {
             format!("away since {}", clock::utc(Wall(host.since)))
         }

@@ -5,17 +5,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::time::Wall;
-use fleetvisor_proto::fleet::{self, HostState, ToHost, to_host};
+use fleetvisor_proto::fleet::{self, HostState, RefusedAgent, ToHost, to_host};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::reconcile::Observed;
 use crate::records::InventoryRecord;
+
+/// How long a refused agent is shown after its last attempt. Agents try again every minute or so.
+const REFUSED_SHOWN: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -35,6 +39,15 @@ struct Known {
     desired_revision: u64,
     observed_revision: u64,
     stored: Option<InventoryRecord>,
+    refused: Option<Refused>,
+}
+
+/// The latest agent that claimed this host's name and was refused.
+#[derive(Debug)]
+struct Refused {
+    address: SocketAddr,
+    at: Instant,
+    reason: String,
 }
 
 /// What a host said of a process, and when it was heard.
@@ -100,7 +113,10 @@ pub(crate) struct Changed {
 /// Another agent holds the name.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(crate) by: SocketAddr,
+    /// With both addresses.
+    pub(crate) reason: String,
+    /// Whether it is worth telling: the first such attempt from there for a while.
+    pub(crate) news: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -120,6 +136,7 @@ impl Host {
                 desired_revision: 0,
                 observed_revision: 0,
                 stored: None,
+                refused: None,
             }),
         }
     }
@@ -140,7 +157,13 @@ impl Host {
         let mut known = self.known();
         if let Presence::Online(link) = &known.presence {
             if link.boot_id != arrival.boot_id {
-                return Err(Taken { by: link.address });
+                let (by, from) = (link.address, arrival.address);
+                let reason = format!(
+                    "another agent at {by} is linked as host {}; this one, at {from}, is refused",
+                    self.name
+                );
+                let news = known.refuse(from, &reason);
+                return Err(Taken { reason, news });
             }
             link.end.because("the same agent has linked again");
         }
@@ -351,6 +374,15 @@ impl Host {
             total: count(known.processes.len()),
             desired_revision: known.desired_revision,
             observed_revision: known.observed_revision,
+            stale: state != HostState::Online,
+            refused: known.refused.as_ref().filter(|refused| refused.at.elapsed() < REFUSED_SHOWN).map(
+                |refused| RefusedAgent {
+                    address: refused.address.to_string(),
+                    age_ms: millis(refused.at, Instant::now()),
+                    reason: refused.reason.clone(),
+                },
+            ),
+            ..fleet::Host::default()
         }
     }
 
@@ -381,6 +413,16 @@ impl Host {
 }
 
 impl Known {
+    /// Remembers a refused agent. Whether it is the first one from its machine for a while.
+    fn refuse(&mut self, address: SocketAddr, reason: &str) -> bool {
+        let at = Instant::now();
+        let told = self.refused.as_ref().is_some_and(|refused| {
+            refused.address.ip() == address.ip() && at.duration_since(refused.at) < REFUSED_SHOWN
+        });
+        self.refused = Some(Refused { address, at, reason: reason.to_owned() });
+        !told
+    }
+
     fn send(&mut self, message: to_host::Message) -> Result<(), NotLinked> {
         let Presence::Online(link) = &self.presence else { return Err(NotLinked) };
         link.outgoing.try_send(ToHost { message: Some(message) }).map_err(|_| {

@@ -36,6 +36,9 @@ pub(crate) enum FleetError {
     /// The controller refused a call, or the connection broke.
     #[error("{}", worded(.0))]
     Status(Box<Status>),
+    /// What came back makes no sense.
+    #[error("the controller's answer cannot be read: {0}")]
+    Answer(String),
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
     /// Nobody reads stdout any more.
@@ -77,7 +80,7 @@ impl FleetError {
                 | Code::Internal
                 | Code::DataLoss => Exit::Failed,
             },
-            FleetError::Runtime(_) | FleetError::Output(_) => Exit::Failed,
+            FleetError::Answer(_) | FleetError::Runtime(_) | FleetError::Output(_) => Exit::Failed,
         }
     }
 }

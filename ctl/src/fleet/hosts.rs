@@ -54,6 +54,7 @@ fn state_word(state: HostState) -> &'static str {
         HostState::Online => "online",
         HostState::Away => "away",
         HostState::NeverSeen => "never-seen",
+        HostState::Revoked => "revoked",
         HostState::Unspecified => "unknown",
     }
 }
@@ -63,6 +64,7 @@ pub(crate) fn absence(host: &Host) -> Option<String> {
     match host.state() {
         HostState::Online => None,
         HostState::NeverSeen => Some("enrolled, but never linked so far".to_owned()),
+        HostState::Revoked => Some("revoked, and refused until it enrols anew".to_owned()),
         HostState::Away | HostState::Unspecified => Some(match since(host) {
             Some(since) => format!("away since {}", when::utc(since)),
             None => "away".to_owned(),
@@ -127,6 +129,7 @@ mod tests {
             total: 4,
             desired_revision: 7,
             observed_revision: 7,
+            ..Host::default()
         }
     }
 

@@ -8,8 +8,8 @@ use fleetvisor_model::target::Target;
 use fleetvisor_proto::fleet::{self, CreateTokenRequest, ListHostsRequest};
 use serde::Serialize;
 
-use super::{in_fleet, print_json};
-use crate::cli::{Cli, Form, Scope};
+use super::{in_fleet, print_json, refuse_scope};
+use crate::cli::{Cli, Form};
 use crate::fleet::client::{FleetError, connect, reading};
 use crate::fleet::exit::Exit;
 use crate::fleet::hosts::{self, HostJson};
@@ -86,7 +86,7 @@ impl Host {
 
 impl Token {
     async fn of_fleet(&self, cli: &Cli) -> Result<Exit, FleetError> {
-        no_scope(&cli.scope)?;
+        refuse_scope(&cli.scope)?;
         if self.ttl.as_secs() == 0 {
             return Err(FleetError::Usage("--ttl is less than a second".to_owned()));
         }
@@ -117,7 +117,7 @@ async fn list(cli: &Cli) -> Result<Exit, FleetError> {
 
 impl Show {
     async fn of_fleet(&self, cli: &Cli) -> Result<Exit, FleetError> {
-        no_scope(&cli.scope)?;
+        refuse_scope(&cli.scope)?;
         Target::from_parts(&self.host, "", "").map_err(|error| FleetError::Usage(error.to_string()))?;
         let scope = fleet::Scope { hosts: vec![self.host.clone()], labels: String::new() };
         let found = find(cli, scope).await?;
@@ -140,11 +140,4 @@ pub(super) async fn find(cli: &Cli, scope: fleet::Scope) -> Result<Vec<fleet::Ho
     let mut found = fleet.list_hosts(reading(request, &cli.access)).await?.into_inner().hosts;
     found.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
-}
-
-fn no_scope(scope: &Scope) -> Result<(), FleetError> {
-    if scope.is_given() {
-        return Err(FleetError::Usage("this command takes no --all-hosts, --hosts or -l".to_owned()));
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The verbs of `ctl`, one file each; those that know this host only share `here`.
 
+mod audit;
 mod completion;
 mod here;
 mod host;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::cli::{Cli, usage};
+use crate::cli::{Cli, Scope, usage};
 use crate::fleet::client::FleetError;
 use crate::fleet::exit::Exit;
 
@@ -27,6 +28,7 @@ pub(crate) enum Verb {
     #[command(flatten)]
     Here(here::Here),
     Host(host::Host),
+    Audit(audit::Audit),
     Version(version::Version),
     Completion(completion::Completion),
 }
@@ -40,6 +42,7 @@ impl Verb {
             Verb::Restart(restart) => restart.run(cli),
             Verb::Here(here) => here.run(cli),
             Verb::Host(host) => host.run(cli),
+            Verb::Audit(audit) => audit.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
         }
@@ -80,4 +83,12 @@ where
 fn print_json(document: &impl serde::Serialize) -> Result<(), FleetError> {
     let text = serde_json::to_string_pretty(document).map_err(std::io::Error::from)?;
     Ok(crate::fleet::print::lines(&[text])?)
+}
+
+/// For verbs that mean the fleet as a whole, or a host that they are given.
+fn refuse_scope(scope: &Scope) -> Result<(), FleetError> {
+    if scope.is_given() {
+        return Err(FleetError::Usage("this command takes no --all-hosts, --hosts or -l".to_owned()));
+    }
+    Ok(())
 }
