@@ -28,6 +28,8 @@ PATH=$PATH:/usr/sbin:/sbin
 missing_packages() {
     command -v cc >/dev/null || echo build-essential
     command -v nginx >/dev/null || echo nginx-light
+    # A FastCGI program, for the tests.
+    command -v fcgiwrap >/dev/null || echo fcgiwrap
     command -v python3 >/dev/null || echo python3
     # Debian's python3 has venv, but not the ensurepip that venv needs.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv

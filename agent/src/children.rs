@@ -31,6 +31,7 @@ enum Child {
     /// Its logs are being opened. Signals wait until the keeper has been told to spawn it.
     Opening {
         spawn: Box<Spawn>,
+        stdin: Option<OwnedFd>,
         signals: Vec<(Signal, bool)>,
     },
     Spawning,
@@ -69,12 +70,13 @@ impl Children {
         self.keeper.next().await
     }
 
-    /// Begins a spawn; the error is the reason in Supervisor's words.
+    /// Begins a spawn, with `stdin` in place of a pipe; the error is the reason in Supervisor's words.
     pub(crate) fn spawn(
         &mut self,
         instance: Instance,
         process: &Process,
         is_listener: bool,
+        stdin: Option<OwnedFd>,
     ) -> Result<(), String> {
         let executable = program::executable(process, &self.surroundings)
             .map_err(|refusal| program::spawn_error(&refusal))?;
@@ -88,7 +90,7 @@ impl Children {
             umask: process.umask,
             user: process.uid.map_or(SpawnUser::Same, user),
             redirect_stderr: process.redirect_stderr,
-            stdin: StdinFrom::Pipe,
+            stdin: if stdin.is_some() { StdinFrom::Passed } else { StdinFrom::Pipe },
         };
         let outputs = Outputs {
             name: process.name.clone(),
@@ -96,7 +98,8 @@ impl Children {
             stderr: (!process.redirect_stderr).then(|| process.stderr.clone()),
             is_listener,
         };
-        self.children.insert(instance, Child::Opening { spawn: Box::new(spawn), signals: Vec::new() });
+        let opening = Child::Opening { spawn: Box::new(spawn), stdin, signals: Vec::new() };
+        self.children.insert(instance, opening);
         self.logs.open(instance, outputs);
         Ok(())
     }
@@ -104,8 +107,8 @@ impl Children {
     pub(crate) fn logs_opened(&mut self, instance: Instance, result: Result<(), String>) -> Option<Input> {
         match (self.children.remove(&instance)?, result) {
             (Child::Opening { .. }, Err(error)) => Some(Input::SpawnFailed { instance, error }),
-            (Child::Opening { spawn, signals }, Ok(())) => {
-                self.keeper.send(Request::Spawn(spawn), Vec::new());
+            (Child::Opening { spawn, stdin, signals }, Ok(())) => {
+                self.keeper.send(Request::Spawn(spawn), stdin.into_iter().collect());
                 self.children.insert(instance, Child::Spawning);
                 for (signal, to_group) in signals {
                     self.signal(instance, signal, to_group);

@@ -20,7 +20,7 @@ use crate::keeper_link::KeeperLink;
 use crate::logs::{self, DaemonLog, Logs};
 use crate::run::{Agent, End};
 use crate::settings::Settings;
-use crate::{groups, http, say, startup};
+use crate::{fcgi, groups, http, say, startup};
 
 /// `EX_SOFTWARE`: what was needed to go on is gone.
 const LOST: u8 = 70;
@@ -165,6 +165,11 @@ impl Daemon {
                 logs.line(LogLevel::Warn, remark);
             }
         }
+        fcgi::try_out(&settings.config.groups, &logs).map_err(|error| Exit {
+            code: 1,
+            stdout: String::new(),
+            stderr: format!("Error: {error}\n"),
+        })?;
         let servers = http::bind(&settings.config.servers).map_err(|error| fail(error.to_string()))?;
         remark_on_servers(&settings.config.servers, &settings, &logs);
         if first && !section.nodaemon {

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use fleetvisor_model::config::{Group, GroupKind, LogTarget};
+use fleetvisor_model::config::{Group, LogTarget};
 
 use crate::inbox::{Changes, ConfiguredGroup};
 
@@ -74,14 +74,6 @@ impl Groups {
                 }
             })
             .collect()
-    }
-}
-
-/// Why a group of this kind can't be started, if it can't.
-pub(crate) fn not_startable(kind: &GroupKind) -> Option<&'static str> {
-    match kind {
-        GroupKind::Programs | GroupKind::Listeners { .. } => None,
-        GroupKind::Fcgi(_) => Some("FastCGI programs are not part of this version"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
 use fleetvisor_model::config::{Host, MAX_CONFIG_BYTES, User};
@@ -75,6 +76,14 @@ impl Host for FileSystem {
 
     fn gid_exists(&self, gid: u32) -> bool {
         matches!(Group::from_gid(Gid::from_raw(gid)), Ok(Some(_)))
+    }
+
+    fn address_of(&self, name: &str) -> Option<Ipv4Addr> {
+        let mut found = (name, 0).to_socket_addrs().ok()?;
+        found.find_map(|address| match address.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
     }
 }
 

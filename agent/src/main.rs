@@ -5,6 +5,7 @@ mod children;
 mod cli;
 mod clock;
 mod daemon;
+mod fcgi;
 mod fleet;
 mod front;
 mod groups;

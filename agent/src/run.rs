@@ -20,7 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::children::Children;
 use crate::clock;
-use crate::groups::{Groups, choose_auto_logs, not_startable};
+use crate::fcgi::{self, Sockets};
+use crate::groups::{Groups, choose_auto_logs};
 use crate::inbox::{Handle, Message, StdinError, Watched};
 use crate::keeper_link::wording;
 use crate::logs::Logs;
@@ -61,6 +62,7 @@ pub(crate) struct Agent {
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
     childlogdir: PathBuf,
     pools: Pools,
+    sockets: Sockets,
     /// Until all groups are there nothing but their coming is told; the rest waits here.
     untold: Option<Vec<Told>>,
     finished: Option<DaemonState>,
@@ -89,6 +91,7 @@ impl Agent {
             watchers: Vec::new(),
             childlogdir,
             pools: Pools::new(identifier, next_serial),
+            sockets: Sockets::default(),
             untold: Some(Vec::new()),
             finished: None,
         }
@@ -143,7 +146,7 @@ impl Agent {
     fn message(&mut self, message: Message) {
         match message {
             Message::Verb { verb, processes, outcomes } => self.verb(verb, processes, outcomes),
-            Message::AddGroup { name, answer } => match self.ready_group(&name) {
+            Message::AddGroup { name, answer } => match self.ready_new_group(&name) {
                 Ok(group) => self.request(Request::AddGroup(group), Asker::Group(answer)),
                 Err(refusal) => {
                     let _ = answer.send(Err(refusal));
@@ -309,14 +312,22 @@ impl Agent {
         if self.core.group(name).is_some() {
             return Err(Refusal::AlreadyAdded);
         }
-        if let Some(reason) = not_startable(&group.kind) {
-            return Err(Refusal::Failed(reason.to_owned()));
-        }
         let as_read = group.clone();
         choose_auto_logs(&mut group, &self.childlogdir, &self.handle.facts().identifier)
             .map_err(Refusal::Failed)?;
         self.groups.added(as_read);
         Ok(group)
+    }
+
+    /// As [`Self::ready_group`], for one that comes while the daemon runs.
+    fn ready_new_group(&mut self, name: &str) -> Result<Group, Refusal> {
+        if self.core.group(name).is_none()
+            && let Some(group) = self.groups.find(name)
+        {
+            fcgi::try_out(std::slice::from_ref(group), &self.logs)
+                .map_err(|error| Refusal::Failed(error.to_string()))?;
+        }
+        self.ready_group(name)
     }
 
     fn request(&mut self, request: Request, asker: Asker) {
@@ -329,10 +340,23 @@ impl Agent {
     fn input(&mut self, input: Input) {
         self.inputs.push_back(input);
         while let Some(input) = self.inputs.pop_front() {
+            let mut ended = match &input {
+                Input::Exited { instance, .. } | Input::SpawnFailed { instance, .. } => {
+                    self.core.name_of(*instance).cloned()
+                }
+                Input::Request { .. } | Input::Spawned { .. } | Input::SignalFailed { .. } | Input::Tick => {
+                    None
+                }
+            };
             let effects = self.core.step(input, clock::now());
             self.handle.set_state(self.core.state());
             for effect in effects {
+                let is_line = matches!(effect, Effect::Log { .. });
                 self.perform(effect);
+                // Behind the line that says how it ended, before what comes of it.
+                if let Some(name) = ended.take_if(|_| is_line) {
+                    self.sockets.release(&name, &self.logs);
+                }
             }
         }
     }
@@ -340,12 +364,7 @@ impl Agent {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Spawn { instance, name } => {
-                let config = self.core.process(&name).map(|process| process.config().clone());
-                let group = self.core.group(&name.group);
-                let is_listener =
-                    group.is_some_and(|group| matches!(group.kind, GroupKind::Listeners { .. }));
-                let begun = config.map(|config| self.children.spawn(instance, &config, is_listener));
-                if let Some(Err(error)) = begun {
+                if let Err(error) = self.spawn(instance, &name) {
                     // After the effects that are still to be performed.
                     self.inputs.push_back(Input::SpawnFailed { instance, error });
                 }
@@ -378,6 +397,21 @@ impl Agent {
             Effect::Stopping => self.tell(Told::DaemonStopping),
             Effect::Finished(state) => self.finished = Some(state),
         }
+    }
+
+    fn spawn(&mut self, instance: Instance, name: &ProcessName) -> Result<(), String> {
+        let Some(config) = self.core.process(name).map(|process| process.config().clone()) else {
+            return Ok(());
+        };
+        let kind = self.core.group(&name.group).map(|group| &group.kind);
+        let stdin = match kind {
+            Some(GroupKind::Fcgi(socket)) => {
+                Some(self.sockets.hold(name, socket, &self.logs).map_err(|error| error.to_string())?)
+            }
+            Some(GroupKind::Programs | GroupKind::Listeners { .. }) | None => None,
+        };
+        let is_listener = matches!(kind, Some(GroupKind::Listeners { .. }));
+        self.children.spawn(instance, &config, is_listener, stdin)
     }
 
     /// Whoever asked may have gone; what was asked goes on.

@@ -4,6 +4,7 @@
 //!
 //! - [`arrows`]: who may import whom.
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
+//! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
@@ -16,6 +17,7 @@ mod ansible;
 mod arrows;
 mod bad_input;
 mod daemon;
+mod fcgi;
 mod fleet;
 mod lifecycle;
 mod logs;

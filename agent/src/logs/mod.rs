@@ -93,6 +93,12 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
+    /// For tests of those who log: nobody reads it.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Logs {
+        Logs { commands: mpsc::unbounded_channel().0, level: LogLevel::Info }
+    }
+
     /// The thread is gone only after [`Logs::close`], when nothing is left to say.
     fn send(&self, command: Command) {
         let _ = self.commands.send(command);

@@ -94,7 +94,7 @@ fn dump_config(config: &Config) -> String {
             GroupKind::Fcgi(socket) => {
                 let backlog = socket.backlog.map_or_else(|| "null".to_owned(), |backlog| backlog.to_string());
                 match &socket.address {
-                    FcgiAddress::Tcp { host, port } => {
+                    FcgiAddress::Tcp { host, port, address: _ } => {
                         array([text("tcp"), text(host), port.to_string(), backlog])
                     }
                     FcgiAddress::Unix { path, owner: chown, mode } => {

@@ -228,8 +228,8 @@ fn fcgi_program(
         return Err(in_socket(message.to_owned()));
     } else {
         let bad = || Err(format!("('Bad socket format %s', {})", super::python::repr(&text)));
-        let (host, port) = tcp_url(&text).unwrap_or_else(bad).map_err(in_socket)?;
-        FcgiAddress::Tcp { host, port }
+        let (name, port) = tcp_url(&text).unwrap_or_else(bad).map_err(in_socket)?;
+        FcgiAddress::Tcp { address: host.address_of(&name), host: name, port }
     };
     let processes = unique(processes(source, shown, &name, true, warnings)?);
     Ok(Group { name, priority, kind: GroupKind::Fcgi(FcgiSocket { address, backlog }), processes })

@@ -1,6 +1,7 @@
 //! What reading a configuration asks of the host it is for. Implemented over the file system by the programs
 //! that run there, and over a bundle's files where a configuration is only checked.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// Larger files, and more than this in one configuration, are refused.
@@ -48,6 +49,12 @@ pub trait Host {
     fn gid_by_name(&self, name: &str) -> Option<u32>;
 
     fn gid_exists(&self, gid: u32) -> bool;
+
+    /// The IPv4 address that a name stands for; may take as long as a look-up takes. Where nothing is going to
+    /// listen there is no need to know.
+    fn address_of(&self, _name: &str) -> Option<Ipv4Addr> {
+        None
+    }
 }
 
 /// A host of a few files, one user and one group, for tests.

@@ -2,6 +2,8 @@
 //! are Supervisor's. Two equal values mean that `reread` finds no change.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::name::ProcessName;
@@ -156,16 +158,20 @@ pub struct FcgiSocket {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FcgiAddress {
-    Tcp {
-        host: String,
-        port: u16,
-    },
+    /// `address` is what the host's name stood for when the configuration was read.
+    Tcp { host: String, port: u16, address: Option<Ipv4Addr> },
     /// `owner` as `chown(2)` takes it: `u32::MAX` leaves uid or gid as it is.
-    Unix {
-        path: PathBuf,
-        owner: Option<(u32, u32)>,
-        mode: u32,
-    },
+    Unix { path: PathBuf, owner: Option<(u32, u32)>, mode: u32 },
+}
+
+/// The socket's URL, as Supervisor's log has it.
+impl fmt::Display for FcgiAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FcgiAddress::Tcp { host, port, .. } => write!(f, "tcp://{host}:{port}"),
+            FcgiAddress::Unix { path, .. } => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// One process: a `[program:x]` with numprocs=3 gives three of these.
