@@ -31,6 +31,7 @@ const TABLE: &[(&str, Allowed)] = &[
     ("/fleetvisor.v1.Fleet/Run", Allowed::Operators(Role::Operator)),
     ("/fleetvisor.v1.Fleet/CreateToken", Allowed::Operators(Role::Admin)),
     ("/fleetvisor.v1.Fleet/Audit", Allowed::Operators(Role::Viewer)),
+    ("/fleetvisor.v1.Fleet/Backup", Allowed::Operators(Role::Admin)),
 ];
 
 /// Whether `caller`, nobody for a caller without a certificate, may call `path`.
@@ -170,6 +171,7 @@ mod tests {
             ("/fleetvisor.v1.Fleet/Run", [Who, No, No, No, Yes, Yes]),
             ("/fleetvisor.v1.Fleet/CreateToken", [Who, No, No, No, No, Yes]),
             ("/fleetvisor.v1.Fleet/Audit", [Who, No, No, Yes, Yes, Yes]),
+            ("/fleetvisor.v1.Fleet/Backup", [Who, No, No, No, No, Yes]),
             ("/fleetvisor.v1.Fleet/Unheard", [Who, No, No, No, No, No]),
             ("/", [Who, No, No, No, No, No]),
         ];

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{init, run};
+use crate::{backup, init, restore, run, verify};
 
 /// The control plane of a fleet of supervisord agents
 #[derive(Debug, Parser)]
@@ -16,6 +16,9 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     Init(init::Args),
     Run(run::Args),
+    Verify(verify::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
 }
 
 #[cfg(test)]

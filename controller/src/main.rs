@@ -1,4 +1,5 @@
-//! `fleetvisor-controller`, the control plane of a fleet. `init` makes its directory, `run` serves.
+//! `fleetvisor-controller`, the control plane of a fleet. `init` makes its directory, `run` serves;
+//! `verify`, `backup` and `restore` look after what it stores.
 //!
 //! A call's way: [`connection`] (TLS) -> [`access`] (may it?) -> [`services`] and [`enrolment`] (what is meant)
 //! -> [`operations`], [`link`], [`registry`] (doing it) -> [`audit`] and [`store`] (what lasts). What a host is told follows
@@ -6,6 +7,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod cli;
 mod clock;
 mod connection;
@@ -23,6 +25,7 @@ mod reconcile;
 mod records;
 mod registry;
 mod report;
+mod restore;
 mod run;
 mod select;
 mod server;
@@ -31,6 +34,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -43,6 +47,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Init(args) => init::init(&args),
         Verb::Run(args) => run::run(&args),
+        Verb::Verify(args) => verify::verify(&args),
+        Verb::Backup(args) => backup::backup(&args),
+        Verb::Restore(args) => restore::restore(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

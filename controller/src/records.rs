@@ -123,6 +123,18 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, record: &Record) -> Result<
     serde_json::from_slice(&record.value).map_err(|source| RecordError { key: key.to_owned(), source })
 }
 
+/// Whether a record can be read as what its key says it is. Keys that nobody here knows may hold anything.
+pub(crate) fn check(key: &str, record: &Record) -> Result<(), RecordError> {
+    let kind = key.split('/').next().unwrap_or_default();
+    match format!("{kind}/").as_str() {
+        HOSTS => decode::<HostRecord>(key, record).map(drop),
+        INVENTORY => decode::<InventoryRecord>(key, record).map(drop),
+        TOKENS => decode::<TokenRecord>(key, record).map(drop),
+        DESIRED => decode::<DesiredRecord>(key, record).map(drop),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

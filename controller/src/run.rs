@@ -23,14 +23,15 @@ use crate::logging;
 use crate::pki::Authority;
 use crate::registry::Registry;
 use crate::server;
-use crate::store::Store;
 use crate::store::sled::SledStore;
+use crate::store::{Claim, Store};
 
 /// How long links may take to hear the farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Hosts that may return in one second after the controller has stopped.
 const RETURN_RATE: usize = 500;
 const SWEEP: Duration = Duration::from_secs(3600);
+const SWEEPER: &str = "sweeper";
 
 /// Run the controller in the foreground until TERM or INT
 #[derive(Debug, clap::Args)]
@@ -89,7 +90,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         let (registry, store) = (registry.clone(), store.clone());
         async move { registry.follow(store).await }
     });
-    tokio::spawn(sweep(store.clone()));
+    let holder = format!("{} (pid {})", listener.local_addr()?, std::process::id());
+    tokio::spawn(sweep(store.clone(), holder));
     tracing::info!("HTTP on {}", http.local_addr()?);
     tokio::spawn(health::serve(store, http));
     tracing::info!("hosts and operators on {}", listener.local_addr()?);
@@ -127,12 +129,24 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(&*resolved).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn sweep(store: Arc<dyn Store>) {
+/// Of all controllers that share the store, one sweeps at a time.
+async fn sweep(store: Arc<dyn Store>, holder: String) {
     let mut hourly = interval(SWEEP);
     loop {
         hourly.tick().await;
-        if let Err(error) = enrolment::sweep_tokens(&*store).await {
+        let swept = match store.claim(SWEEPER, &holder, SWEEP).await {
+            Ok(Claim::HeldBy(other)) => {
+                tracing::debug!("{other} sweeps the store");
+                continue;
+            }
+            Ok(Claim::Held) => enrolment::sweep_tokens(&*store).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = swept {
             tracing::error!("cannot delete expired join tokens: {error}");
+        }
+        if let Err(error) = store.release(SWEEPER, &holder).await {
+            tracing::debug!("cannot give the claim to sweep back: {error}");
         }
     }
 }

@@ -10,8 +10,9 @@ use fleetvisor_proto::convert;
 use fleetvisor_proto::fleet::fleet_server::Fleet;
 use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
-    AuditRecord, AuditRequest, Certificate, CreateTokenRequest, CreateTokenResponse, FromHost, HostStatus,
-    ListHostsRequest, ListHostsResponse, RenewRequest, RunEvent, RunRequest, StatusRequest, ToHost,
+    AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate, CreateTokenRequest,
+    CreateTokenResponse, FromHost, HostStatus, ListHostsRequest, ListHostsResponse, RenewRequest, RunEvent,
+    RunRequest, StatusRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -27,6 +28,8 @@ use crate::link;
 use crate::operations;
 use crate::registry::Host;
 use crate::select::Selection;
+use crate::status::Failure;
+use crate::store::backup;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -113,6 +116,16 @@ impl Fleet for FleetService {
     async fn audit(&self, call: Request<AuditRequest>) -> Result<Response<Messages<AuditRecord>>, Status> {
         let records = audit::read::serve(self.0.store.clone(), call.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(records).boxed()))
+    }
+
+    type BackupStream = Messages<BackupChunk>;
+
+    async fn backup(&self, call: Request<BackupRequest>) -> Result<Response<Messages<BackupChunk>>, Status> {
+        let by = access::calling_operator(&call)?;
+        let listing = self.0.store.list("").await.map_err(Failure::from)?;
+        tracing::info!("{by} takes a backup of {} records", listing.records.len());
+        let chunks = backup::lines(listing).map(|text| Ok(BackupChunk { text }));
+        Ok(Response::new(tokio_stream::iter(chunks).boxed()))
     }
 }
 

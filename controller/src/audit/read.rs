@@ -88,9 +88,10 @@ pub(crate) async fn serve(
     request: AuditRequest,
 ) -> Result<mpsc::Receiver<Result<AuditRecord, Status>>, Status> {
     let filter = Filter::parse(&request)?;
-    // Before it is listed: no record falls between the two.
-    let watch = request.follow.then(|| store.watch(AUDIT));
     let listing = store.list(AUDIT).await.map_err(Failure::from)?;
+    // From where it was listed: no record falls between the two.
+    let watch = request.follow.then(|| store.watch(AUDIT, listing.revision)).transpose();
+    let watch = watch.map_err(Failure::from)?;
     let mut found: Vec<AuditRecord> = Vec::new();
     for (key, record) in &listing.records {
         match decode(key, record) {
@@ -121,7 +122,7 @@ pub(crate) async fn serve(
                 let _ = records.send(Err(status)).await;
                 return;
             };
-            let Some(record) = change.record.filter(|_| change.revision > listing.revision) else { continue };
+            let Some(record) = change.record else { continue };
             if let Some((head, payload)) = decode(&change.key, &record)
                 && filter.passes(&payload)
                 && records.send(Ok(wire(&head, payload))).await.is_err()

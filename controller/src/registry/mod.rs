@@ -79,13 +79,14 @@ impl Registry {
     /// Follows which hosts are enrolled, for as long as the store lives.
     pub(crate) async fn follow(&self, store: Arc<dyn Store>) {
         loop {
-            let mut watch = store.watch(HOSTS);
-            match self.load_hosts(&*store).await {
-                Ok(revision) => {
+            let watched = match self.load_hosts(&*store).await {
+                Ok(revision) => store.watch(HOSTS, revision),
+                Err(error) => Err(error),
+            };
+            match watched {
+                Ok(mut watch) => {
                     while let Some(change) = watch.next().await {
-                        if change.revision > revision {
-                            self.enrolled(&change);
-                        }
+                        self.enrolled(&change);
                     }
                 }
                 Err(StoreError::Closed) => return,

@@ -1,16 +1,19 @@
 //! A store that forgets: for tests, and the measure of what the contract means without a disk.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
+use super::claims::Claims;
 use super::state::State;
-use super::{Listing, Record, Store, StoreError, Transaction, Watch};
+use super::{Claim, Listing, Record, Store, StoreError, Transaction, Watch};
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore {
     state: Mutex<State>,
+    claims: Claims,
 }
 
 impl MemoryStore {
@@ -39,8 +42,22 @@ impl Store for MemoryStore {
         .boxed()
     }
 
-    fn watch(&self, prefix: &str) -> Watch {
-        self.state().watch(prefix)
+    fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
+        self.state().watch(prefix, after)
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        ready(Ok(self.claims.claim(name, holder, lease))).boxed()
+    }
+
+    fn release<'a>(&'a self, name: &'a str, holder: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.claims.release(name, holder);
+        ready(Ok(())).boxed()
     }
 
     fn usable(&self) -> Result<(), StoreError> {

@@ -4,13 +4,21 @@
 //!
 //! - [`sled`]: on the local disk, flushed before anything is acknowledged.
 //! - `memory`: for tests.
-//! - [`state`]: what the two share: the records in memory, the conditions of a transaction, the watches.
+//! - [`state`], [`claims`]: what the two share: the records in memory, the conditions of a transaction, the
+//!   watches; who holds which claim.
+//! - [`backup`]: all records as one file.
+//!
+//! The contract is one that a cluster (etcd) can keep too: nothing in it needs the records to be in this
+//! process, and whoever acts for all controllers holds a claim.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+pub(crate) mod backup;
+mod claims;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod sled;
@@ -35,9 +43,22 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// now have, the change survives whatever happens to the controller.
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Changes from now on to keys that begin with `prefix`. To miss nothing: watch, then list, then leave out
-    /// the changes up to the listing's revision.
-    fn watch(&self, prefix: &str) -> Watch;
+    /// Changes after the revision `after` to keys that begin with `prefix`, the earliest first: list, then watch
+    /// from the listing's revision, and nothing is missed. [`StoreError::Compacted`] where changes that old are
+    /// no longer known: list again.
+    fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError>;
+
+    /// Takes `name` for `holder`, or keeps it, until the lease has run out. No two holders have one name at
+    /// one time; who wants to keep it claims it again before its end.
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>>;
+
+    /// Gives a claim back before its lease has run out; nothing where somebody else holds it.
+    fn release<'a>(&'a self, name: &'a str, holder: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Why writes fail at present; `Ok` where they do not.
     fn usable(&self) -> Result<(), StoreError>;
@@ -55,6 +76,12 @@ pub(crate) struct Listing {
     pub(crate) records: Vec<(String, Record)>,
     /// Of the whole store when it was read.
     pub(crate) revision: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    Held,
+    HeldBy(String),
 }
 
 /// What a record must be for a transaction to be carried out.
@@ -125,12 +152,17 @@ pub(crate) enum StoreError {
     TooLarge { key: String, size: usize },
     #[error("{key:?} cannot be a key of the store")]
     Key { key: String },
+    /// List again, and watch from there.
+    #[error("changes before revision {revision} are no longer known")]
+    Compacted { revision: u64 },
     #[error("the store {path} is in use by another controller")]
     Locked { path: String },
     #[error("{path} holds no store")]
     Missing { path: String },
     /// The state on the disk is not what was acknowledged.
-    #[error("the store {path} is damaged: {reason}; restore it from a backup")]
+    #[error(
+        "the store {path} is damaged: {reason}; restore it from a backup (fleetvisor-controller restore)"
+    )]
     Damaged { path: String, reason: String },
     #[error("cannot use the store {path}: {reason}")]
     Io { path: String, reason: String },

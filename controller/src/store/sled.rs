@@ -1,21 +1,27 @@
 //! The store on the local disk. Owns durability: one thread takes the transactions that wait, writes them as
 //! one batch, forces them to the disk, and only then shows and acknowledges them. Reads come from memory.
-//! How records look on the disk, and how damage is found, is [`disk`]'s.
+//! What it takes to be on the disk is [`disk`]'s, how a record looks there [`form`]'s, opening sled's files
+//! [`files`]'.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{mpsc, oneshot};
 
+use super::claims::Claims;
 use super::state::State;
-use super::{Change, Listing, Record, Store, StoreError, Transaction, Watch};
+use super::{Change, Claim, Listing, Record, Store, StoreError, Transaction, Watch};
 
 mod disk;
+mod files;
+mod form;
 
 use disk::Disk;
+use form::Scan;
 
 /// Transactions that share one write to the disk at most.
 const GROUP_MAX: usize = 1024;
@@ -24,8 +30,18 @@ const QUEUE: usize = 4096;
 
 pub(crate) struct SledStore {
     shared: Arc<Shared>,
+    claims: Claims,
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+}
+
+/// What was found in a store's files.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    /// The records that are whole.
+    pub(crate) listing: Listing,
+    /// What is wrong, in words; empty for a store that is whole.
+    pub(crate) faults: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -50,6 +66,31 @@ impl SledStore {
         SledStore::start(path, Disk::open(path)?)
     }
 
+    /// Looks at the store in `path`, which nobody may be using, and names all that is wrong with it.
+    pub(crate) fn inspect(path: &Path) -> Result<Inspection, StoreError> {
+        let Scan { meta, records, faults } = Disk::inspect(path)?;
+        let listing = Listing { records: records.into_iter().collect(), revision: meta.revision };
+        Ok(Inspection { listing, faults })
+    }
+
+    /// Makes a store in `path`, which must not be there yet, of the records of another. All of them get the
+    /// revision `revision`.
+    pub(crate) fn create_with(path: &Path, listing: &Listing, revision: u64) -> Result<(), StoreError> {
+        let (mut disk, _) = Disk::create(path)?;
+        for records in listing.records.chunks(GROUP_MAX) {
+            let changes: Vec<Change> = records
+                .iter()
+                .map(|(key, record)| Change {
+                    key: key.clone(),
+                    record: Some(Record { value: record.value.clone(), revision }),
+                    revision,
+                })
+                .collect();
+            disk.write(&changes)?;
+        }
+        Ok(())
+    }
+
     fn start(path: &Path, (disk, state): (Disk, State)) -> Result<SledStore, StoreError> {
         let shared = Arc::new(Shared { state: RwLock::new(state), failure: RwLock::new(None) });
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -58,7 +99,7 @@ impl SledStore {
             .name("store".to_owned())
             .spawn(move || writer.run(jobs))
             .map_err(|err| StoreError::Io { path: path.display().to_string(), reason: err.to_string() })?;
-        Ok(SledStore { shared, queue: Some(queue), writer: Some(writer) })
+        Ok(SledStore { shared, claims: Claims::default(), queue: Some(queue), writer: Some(writer) })
     }
 }
 
@@ -105,8 +146,22 @@ impl Store for SledStore {
         .boxed()
     }
 
-    fn watch(&self, prefix: &str) -> Watch {
-        self.shared.state_mut().watch(prefix)
+    fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
+        self.shared.state_mut().watch(prefix, after)
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        ready(Ok(self.claims.claim(name, holder, lease))).boxed()
+    }
+
+    fn release<'a>(&'a self, name: &'a str, holder: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.claims.release(name, holder);
+        ready(Ok(())).boxed()
     }
 
     fn usable(&self) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The records of a store in memory, with what does not depend on where they are kept: judging a
 //! transaction, making it, telling the watchers. Not durable by itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 
 use tokio::sync::mpsc;
@@ -10,12 +10,25 @@ use super::{Change, Expect, KEY_MAX, Listing, Record, StoreError, Transaction, V
 
 /// Changes that a watcher may be behind.
 const WATCH_BACKLOG: usize = 16_384;
+/// Changes that are remembered for those who watch from an earlier revision, and their size together.
+const HISTORY_MAX: usize = 8_192;
+const HISTORY_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     records: BTreeMap<String, Record>,
     revision: u64,
     watchers: Vec<Watcher>,
+    history: History,
+}
+
+/// The latest changes.
+#[derive(Debug, Default)]
+struct History {
+    changes: VecDeque<Change>,
+    bytes: usize,
+    /// Changes up to this revision are not remembered.
+    compacted: u64,
 }
 
 #[derive(Debug)]
@@ -33,7 +46,8 @@ pub(super) struct Staged<'a> {
 
 impl State {
     pub(super) fn new(records: BTreeMap<String, Record>, revision: u64) -> State {
-        State { records, revision, watchers: Vec::new() }
+        let history = History { compacted: revision, ..History::default() };
+        State { records, revision, watchers: Vec::new(), history }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Record> {
@@ -55,10 +69,18 @@ impl State {
         Listing { records, revision: self.revision }
     }
 
-    pub(super) fn watch(&mut self, prefix: &str) -> Watch {
+    pub(super) fn watch(&mut self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
+        if after < self.history.compacted {
+            return Err(StoreError::Compacted { revision: self.history.compacted });
+        }
         let (changes, receiver) = mpsc::channel(WATCH_BACKLOG);
+        let missed = self.history.changes.iter().filter(|change| change.revision > after);
+        for change in missed.filter(|change| change.key.starts_with(prefix)) {
+            // The history is shorter than the backlog.
+            let _ = changes.try_send(change.clone());
+        }
         self.watchers.push(Watcher { prefix: prefix.to_owned(), changes });
-        Watch { changes: receiver }
+        Ok(Watch { changes: receiver })
     }
 
     pub(super) fn stage(&self) -> Staged<'_> {
@@ -73,12 +95,29 @@ impl State {
             self.watchers.retain(|watcher| {
                 !change.key.starts_with(&watcher.prefix) || watcher.changes.try_send(change.clone()).is_ok()
             });
-            match change.record {
-                Some(record) => self.records.insert(change.key, record),
+            match &change.record {
+                Some(record) => self.records.insert(change.key.clone(), record.clone()),
                 None => self.records.remove(&change.key),
             };
+            self.history.push(change);
         }
     }
+}
+
+impl History {
+    fn push(&mut self, change: Change) {
+        self.bytes += size(&change);
+        self.changes.push_back(change);
+        while self.changes.len() > HISTORY_MAX || self.bytes > HISTORY_BYTES_MAX {
+            let Some(oldest) = self.changes.pop_front() else { break };
+            self.bytes -= size(&oldest);
+            self.compacted = oldest.revision;
+        }
+    }
+}
+
+fn size(change: &Change) -> usize {
+    change.key.len() + change.record.as_ref().map_or(0, |record| record.value.len())
 }
 
 impl Staged<'_> {

@@ -2,12 +2,13 @@
 //! a disk.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::memory::MemoryStore;
 use super::sled::SledStore;
-use super::{Expect, Store, StoreError, Transaction, VALUE_MAX};
+use super::{Claim, Expect, Store, StoreError, Transaction, VALUE_MAX};
 
 /// Runs `check` on an empty store of each kind.
 async fn on_each<F: AsyncFn(&dyn Store)>(check: F) {
@@ -97,7 +98,7 @@ async fn a_listing_is_in_order_and_keeps_to_its_prefix() {
 async fn a_watch_sees_every_later_change_of_its_prefix_in_order() {
     on_each(async |store| {
         store.commit(put("h/0", "")).await.unwrap();
-        let mut watch = store.watch("h/");
+        let mut watch = store.watch("h/", 1).unwrap();
         store.commit(put("x", "")).await.unwrap();
         store.commit(put("h/1", "1").put("h/2".to_owned(), b"2".to_vec())).await.unwrap();
         let delete = Transaction::default().delete_if("h/1".to_owned(), Expect::Anything);
@@ -109,6 +110,60 @@ async fn a_watch_sees_every_later_change_of_its_prefix_in_order() {
         }
         let expected = [("h/1", true, 3), ("h/2", true, 3), ("h/1", false, 4)];
         assert_eq!(seen, expected.map(|(key, there, revision)| (key.to_owned(), there, revision)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_from_an_earlier_revision_begins_with_what_came_after_it() {
+    on_each(async |store| {
+        for value in ["1", "2", "3"] {
+            store.commit(put("h/a", value).put("x".to_owned(), Vec::new())).await.unwrap();
+        }
+        let mut watch = store.watch("h/", 1).unwrap();
+        store.commit(put("h/b", "4")).await.unwrap();
+        for (revision, value) in [(2, "2"), (3, "3"), (4, "4")] {
+            let change = watch.next().await.unwrap();
+            let record = change.record.unwrap();
+            assert_eq!((change.revision, &*record.value), (revision, value.as_bytes()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_from_too_long_ago_is_told_to_list_again() {
+    on_each(async |store| {
+        // More than a history may hold.
+        for _ in 0..20 {
+            store.commit(Transaction::default().put("a".to_owned(), vec![0; VALUE_MAX])).await.unwrap();
+        }
+        let compacted = match store.watch("", 0) {
+            Err(StoreError::Compacted { revision }) => revision,
+            other => panic!("{other:?}"),
+        };
+        assert!(store.watch("", compacted - 1).is_err());
+        let mut watch = store.watch("", compacted).unwrap();
+        assert_eq!(watch.next().await.unwrap().revision, compacted + 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_has_one_holder_until_it_is_released_or_runs_out() {
+    on_each(async |store| {
+        let long = Duration::from_secs(600);
+        let held_by = |holder: &str| Ok(Claim::HeldBy(holder.to_owned()));
+        assert_eq!(store.claim("c", "one", long).await, Ok(Claim::Held));
+        assert_eq!(store.claim("c", "two", long).await, held_by("one"));
+        assert_eq!(store.claim("d", "two", long).await, Ok(Claim::Held));
+        // Renewed, as short as it gets.
+        assert_eq!(store.claim("c", "one", Duration::ZERO).await, Ok(Claim::Held));
+        assert_eq!(store.claim("c", "two", long).await, Ok(Claim::Held));
+        store.release("c", "one").await.unwrap();
+        assert_eq!(store.claim("c", "one", long).await, held_by("two"));
+        store.release("c", "two").await.unwrap();
+        assert_eq!(store.claim("c", "one", long).await, Ok(Claim::Held));
     })
     .await;
 }
@@ -140,6 +195,7 @@ async fn an_open_store_is_found_again_as_it_was_left() {
     drop(store);
     let store = SledStore::open(&path).unwrap();
     assert_eq!(store.list("").await.unwrap(), before);
+    assert!(matches!(store.watch("", 499), Err(StoreError::Compacted { revision: 500 })));
     assert_eq!(before.revision, 500);
     assert_eq!(store.commit(put("k0", "new")).await, Ok(501));
 }

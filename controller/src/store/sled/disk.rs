@@ -1,47 +1,36 @@
-//! sled's files as the store uses them: the form of a record, proof that none is missing, and the steps that
-//! sled leaves to its caller (a real sync, left-over snapshots, a panic at opening). No concurrency here.
+//! The store's files at work: writing a batch so that it is on the disk, which takes more than sled does (a real
+//! sync, also of its large pages), and finding at opening whether anything is missing. No concurrency here.
 //!
-//! Every record carries a CRC-32. A record of its own holds the revision, how many records there are and the
-//! sum of their checksums, and changes with them in one batch: whatever sled lost is noticed at opening.
+//! Beside sled's files lies `revision`, the last revision that was acknowledged. It is written after each
+//! sync, and not synced itself: after a power cut it may be behind, never ahead. Records that say less than it
+//! does are not the ones that were acknowledged, whole as they may look.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
+use super::files::{lock, open_sled};
+use super::form::{self, META_KEY, Meta, Scan, encode};
 use crate::store::state::State;
-use crate::store::{Change, Record, StoreError};
+use crate::store::{Change, StoreError};
 
-/// Sorts before, and can be none of, the keys.
-const META_KEY: &[u8] = b"\0meta";
-const CACHE_BYTES: u64 = 16 << 20;
-/// How sled's refusal reads while another handle of this process is still being closed.
-const SLED_LOCKED: &str = "could not acquire lock";
-const SLED_ENDS_WITHIN: Duration = Duration::from_secs(10);
-const SLED_PAUSE: Duration = Duration::from_millis(5);
+const WITNESS: &str = "revision";
+/// Faults that an error names; `verify` names all.
+const FAULTS_NAMED: usize = 3;
 
 pub(super) struct Disk {
     path: PathBuf,
     db: sled::Db,
     file: File,
+    witness: File,
     synced_blobs: HashSet<OsString>,
     meta: Meta,
     _lock: Flock<File>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Meta {
-    revision: u64,
-    records: u64,
-    /// Sum of the checksums of all records.
-    digest: u64,
 }
 
 impl Disk {
@@ -61,14 +50,39 @@ impl Disk {
         }
         let lock = lock(path)?;
         let db = open_sled(path)?;
-        let (meta, records) = read_all(path, &db)?;
+        let Scan { meta, records, faults } = scan(path, &db)?;
+        if !faults.is_empty() {
+            let more = faults.len().saturating_sub(FAULTS_NAMED);
+            let mut reason = faults[..faults.len() - more].join("; ");
+            if more > 0 {
+                reason.push_str(&format!("; and {more} more (fleetvisor-controller verify names them)"));
+            }
+            return Err(damaged(path, reason));
+        }
         let disk = Disk::new(path, db, lock, meta)?;
         Ok((disk, State::new(records, meta.revision)))
     }
 
     fn new(path: &Path, db: sled::Db, lock: Flock<File>, meta: Meta) -> Result<Disk, StoreError> {
         let file = File::open(path.join("db")).map_err(|err| io_error(path, &err))?;
-        Ok(Disk { path: path.to_owned(), db, file, synced_blobs: HashSet::new(), meta, _lock: lock })
+        let witness = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join(WITNESS))
+            .map_err(|err| io_error(path, &err))?;
+        let synced_blobs = HashSet::new();
+        Ok(Disk { path: path.to_owned(), db, file, witness, synced_blobs, meta, _lock: lock })
+    }
+
+    /// Looks at a store that nobody uses and names all that is wrong with it.
+    pub(super) fn inspect(path: &Path) -> Result<Scan, StoreError> {
+        if !path.join("db").is_file() {
+            return Err(StoreError::Missing { path: path.display().to_string() });
+        }
+        let _lock = lock(path)?;
+        scan(path, &open_sled(path)?)
     }
 
     /// Writes the changes as one batch. On `Ok` they are on the disk; after an error this must be opened anew.
@@ -106,6 +120,10 @@ impl Disk {
         self.db.flush().map_err(|err| self.error(&err))?;
         self.sync().map_err(|err| io_error(&self.path, &err))?;
         self.meta = meta;
+        if let Err(error) = self.witness.write_all_at(&meta.revision.to_le_bytes(), 0) {
+            // The records are on the disk all the same.
+            tracing::warn!("cannot write {}: {error}", self.path.join(WITNESS).display());
+        }
         Ok(())
     }
 
@@ -136,7 +154,7 @@ impl Disk {
         let bytes = self.db.get(key.as_bytes()).map_err(|err| self.error(&err))?;
         match bytes {
             None => Ok(None),
-            Some(bytes) => match decode(key, &bytes) {
+            Some(bytes) => match form::decode(key, &bytes) {
                 Some((_, checksum)) => Ok(Some(checksum)),
                 None => Err(damaged(&self.path, format!("the checksum of {key} is wrong"))),
             },
@@ -148,198 +166,27 @@ impl Disk {
     }
 }
 
-impl Meta {
-    fn encode(self) -> Vec<u8> {
-        let mut bytes = vec![0; 4];
-        for number in [self.revision, self.records, self.digest] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        let checksum = crc32fast::hash(&bytes[4..]);
-        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Meta> {
-        let (checksum, rest) = bytes.split_first_chunk::<4>()?;
-        if u32::from_le_bytes(*checksum) != crc32fast::hash(rest) {
-            return None;
-        }
-        let (revision, rest) = rest.split_first_chunk::<8>()?;
-        let (records, rest) = rest.split_first_chunk::<8>()?;
-        let digest: [u8; 8] = rest.try_into().ok()?;
-        Some(Meta {
-            revision: u64::from_le_bytes(*revision),
-            records: u64::from_le_bytes(*records),
-            digest: u64::from_le_bytes(digest),
-        })
-    }
-}
-
-/// `crc32(key, revision, value) | revision | value`, little endian.
-fn encode(key: &str, record: &Record) -> (Vec<u8>, u32) {
-    let revision = record.revision.to_le_bytes();
-    let checksum = checksum(key, &revision, &record.value);
-    let mut bytes = Vec::with_capacity(12 + record.value.len());
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes.extend_from_slice(&revision);
-    bytes.extend_from_slice(&record.value);
-    (bytes, checksum)
-}
-
-fn decode(key: &str, bytes: &[u8]) -> Option<(Record, u32)> {
-    let (stored, rest) = bytes.split_first_chunk::<4>()?;
-    let (revision, value) = rest.split_first_chunk::<8>()?;
-    let stored = u32::from_le_bytes(*stored);
-    if stored != checksum(key, revision, value) {
-        return None;
-    }
-    Some((Record { value: value.into(), revision: u64::from_le_bytes(*revision) }, stored))
-}
-
-fn checksum(key: &str, revision: &[u8; 8], value: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key.as_bytes());
-    hasher.update(revision);
-    hasher.update(value);
-    hasher.finalize()
-}
-
-/// Every record, once all of them are known to be there and whole.
-fn read_all(path: &Path, db: &sled::Db) -> Result<(Meta, BTreeMap<String, Record>), StoreError> {
-    let mut meta = None;
-    let mut found = Meta::default();
-    let mut records = BTreeMap::new();
-    for item in db.iter() {
-        let (key, bytes) = item.map_err(|err| damaged(path, err.to_string()))?;
-        if &*key == META_KEY {
-            meta = Meta::decode(&bytes);
-            continue;
-        }
-        let key =
-            String::from_utf8(key.to_vec()).map_err(|_| damaged(path, "a key is not text".to_owned()))?;
-        let (record, checksum) =
-            decode(&key, &bytes).ok_or_else(|| damaged(path, format!("the checksum of {key} is wrong")))?;
-        found.records += 1;
-        found.digest = found.digest.wrapping_add(u64::from(checksum));
-        found.revision = found.revision.max(record.revision);
-        records.insert(key, record);
-    }
-    let meta = meta.ok_or_else(|| damaged(path, "the record of its revision is missing".to_owned()))?;
-    if found.records != meta.records {
-        return Err(damaged(
-            path,
-            format!("{} records are there instead of {}", found.records, meta.records),
+fn scan(path: &Path, db: &sled::Db) -> Result<Scan, StoreError> {
+    let mut scan = form::scan(db.iter());
+    let acknowledged = match fs::read(path.join(WITNESS)) {
+        Ok(bytes) => bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => 0,
+        Err(err) => return Err(io_error(path, &err)),
+    };
+    if acknowledged > scan.meta.revision {
+        scan.faults.push(format!(
+            "it is at revision {}, and revision {acknowledged} was acknowledged: what came after {} is lost",
+            scan.meta.revision, scan.meta.revision
         ));
     }
-    if found.digest != meta.digest || found.revision > meta.revision {
-        return Err(damaged(path, format!("its records are not those of revision {}", meta.revision)));
-    }
-    Ok((meta, records))
+    Ok(scan)
 }
 
-/// sled's own lock would do, if its refusal could be told from other errors.
-fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path.join("lock"))
-        .map_err(|err| io_error(path, &err))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StoreError::Locked { path: path.display().to_string() },
-        errno => io_error(path, &errno.into()),
-    })
-}
-
-fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
-    remove_unfinished_snapshots(path).map_err(|err| io_error(path, &err))?;
-    let began = Instant::now();
-    loop {
-        let reason = match try_open(path) {
-            Ok(db) => return Ok(db),
-            Err(reason) => reason,
-        };
-        // The lock of this store is ours: what holds sled's own is a thread of it that has yet to end.
-        if matches!(reason, Unopened::Closing(_)) && began.elapsed() < SLED_ENDS_WITHIN {
-            std::thread::sleep(SLED_PAUSE);
-            continue;
-        }
-        if let Unopened::Hindered(reason) = reason {
-            return Err(StoreError::Io { path: path.display().to_string(), reason });
-        }
-        // A snapshot only saves work: without one sled reads its whole log.
-        tracing::warn!("cannot open the store {}: {reason}; trying without its snapshots", path.display());
-        set_snapshots_aside(path).map_err(|err| io_error(path, &err))?;
-        return try_open(path).map_err(|reason| damaged(path, reason.to_string()));
-    }
-}
-
-/// Why sled did not open its files.
-#[derive(Debug, thiserror::Error)]
-enum Unopened {
-    /// Another handle of this process is still being closed.
-    #[error("{0}")]
-    Closing(String),
-    /// Nothing is known to be wrong with the files.
-    #[error("{0}")]
-    Hindered(String),
-    #[error("{0}")]
-    Unreadable(String),
-}
-
-fn try_open(path: &Path) -> Result<sled::Db, Unopened> {
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    // sled panics on some damage.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
-        .map_err(|_| Unopened::Unreadable("sled cannot read it".to_owned()))?;
-    opened.map_err(|error| match &error {
-        sled::Error::Io(io) if io.to_string().contains(SLED_LOCKED) => Unopened::Closing(io.to_string()),
-        sled::Error::Io(io) if is_hindrance(io.kind()) => Unopened::Hindered(io.to_string()),
-        other => Unopened::Unreadable(other.to_string()),
-    })
-}
-
-fn is_hindrance(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(kind, PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
-}
-
-/// A snapshot that a crash left half written makes sled refuse to open.
-fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for snapshot in snapshots(path)? {
-        if snapshot.extension().is_some_and(|extension| extension == "generating") {
-            fs::remove_file(snapshot)?;
-        }
-    }
-    Ok(())
-}
-
-fn set_snapshots_aside(path: &Path) -> io::Result<()> {
-    for snapshot in snapshots(path)? {
-        let mut aside = OsString::from("aside.");
-        aside.push(snapshot.file_name().unwrap_or_default());
-        fs::rename(&snapshot, snapshot.with_file_name(aside))?;
-    }
-    Ok(())
-}
-
-fn snapshots(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut snapshots = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
-            snapshots.push(entry.path());
-        }
-    }
-    Ok(snapshots)
-}
-
-fn io_error(path: &Path, error: &io::Error) -> StoreError {
+pub(super) fn io_error(path: &Path, error: &io::Error) -> StoreError {
     StoreError::Io { path: path.display().to_string(), reason: error.to_string() }
 }
 
-fn damaged(path: &Path, reason: String) -> StoreError {
+pub(super) fn damaged(path: &Path, reason: String) -> StoreError {
     StoreError::Damaged { path: path.display().to_string(), reason }
 }
 
@@ -347,7 +194,9 @@ fn damaged(path: &Path, reason: String) -> StoreError {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::files::snapshots;
     use super::*;
+    use crate::store::Record;
 
     fn put(key: &str, value: &str, revision: u64) -> Change {
         let value: Arc<[u8]> = value.as_bytes().into();
@@ -380,7 +229,7 @@ mod tests {
     fn a_record_that_vanished_is_noticed() {
         let (_dir, path) = with_two_records();
         tamper(&path, |db| drop(db.remove("a").unwrap()));
-        assert!(reason(&path).contains("1 records are there instead of 2"));
+        assert!(reason(&path).contains("1 whole records are there instead of 2"));
     }
 
     #[test]
@@ -403,6 +252,42 @@ mod tests {
         drop(disk);
         tamper(&path, |db| drop(db.insert("b", old).unwrap()));
         assert!(reason(&path).contains("not those of revision 2"));
+    }
+
+    #[test]
+    fn an_old_state_that_is_whole_is_noticed() {
+        let (dir, path) = with_two_records();
+        let copy = dir.path().join("copy");
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(&path).unwrap().map(Result::unwrap) {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+            }
+        }
+        fs::create_dir(copy.join("blobs")).unwrap();
+        let (mut disk, _) = Disk::open(&path).unwrap();
+        disk.write(&[put("c", "3", 2)]).unwrap();
+        drop(disk);
+        assert_eq!(Disk::open(&copy).unwrap().1.revision(), 1);
+        fs::copy(path.join(WITNESS), copy.join(WITNESS)).unwrap();
+        assert!(reason(&copy).contains("revision 2 was acknowledged"));
+    }
+
+    #[test]
+    fn an_inspection_names_every_fault() {
+        let (_dir, path) = with_two_records();
+        tamper(&path, |db| {
+            for key in ["a", "b"] {
+                db.insert(key, b"not a record at all".as_slice()).unwrap();
+            }
+        });
+        let faults = Disk::inspect(&path).unwrap().faults;
+        let expected = [
+            "the checksum of a is wrong",
+            "the checksum of b is wrong",
+            "0 whole records are there instead of 2",
+        ];
+        assert_eq!(faults, expected);
     }
 
     #[test]
