@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use fleetvisor_keeper::Request;
+use fleetvisor_link::Wishes;
 use fleetvisor_model::config::{HttpServer, LogLevel, repr};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -12,7 +13,6 @@ use tokio::sync::mpsc;
 
 use crate::children::Children;
 use crate::cli::{self, Exit, Invocation};
-use crate::fleet::wishes::Wishes;
 use crate::front::Front;
 use crate::host::FileSystem;
 use crate::inbox::{Handle, Message};

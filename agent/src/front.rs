@@ -7,10 +7,11 @@ use std::time::Duration;
 use fleetvisor_model::config::FleetSection;
 use tokio::sync::oneshot;
 
-use crate::fleet::{self, wishes::Wishes};
+use crate::fleet::Member;
 use crate::http::{self, Bound};
 use crate::inbox::Handle;
 use crate::logs::Logs;
+use fleetvisor_link::Wishes;
 
 /// How long answers that are under way may take once the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -34,7 +35,8 @@ impl Front {
         std::thread::Builder::new().name("front".to_owned()).spawn(move || {
             runtime.block_on(async {
                 if let Some((section, wishes)) = fleet {
-                    tokio::spawn(fleet::run(section, wishes, handle.clone(), logs.clone()));
+                    let member = Member { handle: handle.clone(), logs: logs.clone() };
+                    tokio::spawn(fleetvisor_link::run(section, wishes, member));
                 }
                 http::serve(servers, handle, logs, stopping, LAST_ANSWERS).await;
             });

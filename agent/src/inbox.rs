@@ -11,6 +11,7 @@ use fleetvisor_core::effect::Instance;
 use fleetvisor_core::event::Channel;
 use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_core::request::{Outcome, Processes, Refusal, Verb};
+pub(crate) use fleetvisor_link::{Gone, Watched};
 use fleetvisor_model::config::{Config, Group, LogTarget};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::DaemonState;
@@ -107,13 +108,6 @@ pub(crate) enum Message {
     },
 }
 
-/// What a watcher of processes sees.
-#[derive(Clone, Debug)]
-pub(crate) enum Watched {
-    Changed(ProcessStatus),
-    Removed(ProcessName),
-}
-
 /// What `reloadConfig` answers: names of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
@@ -137,11 +131,6 @@ pub(crate) enum StdinError {
     /// The program has closed its end.
     NoFile,
 }
-
-/// The daemon is gone, or about to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon is shutting down")]
-pub(crate) struct Gone;
 
 /// Facts that do not change while the daemon runs one configuration.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ mod fleet;
 mod front;
 mod groups;
 mod host;
-
 mod http;
 mod inbox;
 mod keeper_link;

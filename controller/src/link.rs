@@ -17,11 +17,12 @@ use fleetvisor_proto::fleet::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::audit::{Entry, Outcome};
 use crate::controller::Controller;
 use crate::desired;
+use crate::pace::Pace;
 use crate::reconcile::{Plan, reconcile};
 use crate::registry::host::{Answer, Arrival, End};
 use crate::registry::{Host, inventory};
@@ -29,14 +30,21 @@ use crate::report::{self, PROCESSES_MAX, ReportError};
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT_SECONDS: u32 = 5;
-/// Three heartbeats.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// Almost three heartbeats: a host that vanished is seen to be away within 15 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(14);
+/// What one host may say: for each message 1, and for each [`STATUSES_A_MESSAGE`] statuses in it another 1. A
+/// restart of all that a host can have fits into the burst; one that says more is listened to more slowly, and
+/// gathers meanwhile.
+const MESSAGES_PER_SECOND: u32 = 500;
+const MESSAGES_BURST: u32 = 20_000;
+const STATUSES_A_MESSAGE: f64 = 8.0;
 /// Messages that wait for one host at most.
 pub(crate) const OUTGOING_MAX: usize = 64;
 /// A host whose set of processes changes all the time is stored this often at most.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 const RETRY_REFUSED: u32 = 15;
 const RETRY_BROKEN: u32 = 30;
+const RETRY_TOO_OFTEN: u32 = 5;
 
 /// A link under way.
 struct Link<'a> {
@@ -47,6 +55,7 @@ struct Link<'a> {
     awaiting_report: bool,
     store_at: Option<Instant>,
     stored_at: Instant,
+    pace: Pace,
 }
 
 /// Why a link ends.
@@ -84,6 +93,11 @@ pub(crate) async fn run(
         }
     };
     let host = controller.registry.host(&name);
+    if let Err(wait) = host.admit() {
+        tracing::debug!("host {name} at {address} links too often");
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(RETRY_TOO_OFTEN);
+        return farewell(&outgoing, "this host links too often", seconds).await;
+    }
     let id = controller.registry.next_link();
 
     let lane = host.lane.lock().await;
@@ -112,6 +126,7 @@ pub(crate) async fn run(
         awaiting_report: false,
         store_at: None,
         stored_at: Instant::now(),
+        pace: Pace::new(MESSAGES_PER_SECOND, MESSAGES_BURST, Instant::now()),
     };
     let ending = link.receive_all(&mut incoming, &end).await;
     link.end(id, ending, &outgoing).await;
@@ -120,21 +135,29 @@ pub(crate) async fn run(
 impl Link<'_> {
     async fn receive_all(&mut self, incoming: &mut Streaming<FromHost>, end: &End) -> Ending {
         let mut stopping = self.controller.stopping.clone();
+        let host = self.host.clone();
+        // How long it has been silent, and until when it is not listened to, because it has said so much.
+        let (mut heard, mut listen) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
-                message = timeout(SILENCE_MAX, incoming.message()) => match message {
-                    Ok(Ok(Some(FromHost { message: Some(message) }))) => {
+                message = next(incoming, listen) => match message {
+                    Ok(Some(FromHost { message })) => {
                         self.host.heard();
-                        if let Err(reason) = self.receive(message).await {
+                        heard = Instant::now();
+                        let wait = self.pace.take(message.as_ref().map_or(1.0, cost), heard);
+                        listen = heard + wait;
+                        // A kind of message that only newer hosts know is still a sign of life.
+                        if let Some(message) = message
+                            && let Err(reason) = self.receive(message).await
+                        {
                             return Ending::Broken(reason);
                         }
                     }
-                    // A kind of message that only newer hosts know; still a sign of life.
-                    Ok(Ok(Some(FromHost { message: None }))) => self.host.heard(),
-                    Ok(Ok(None)) => return Ending::Gone("it closed the link".to_owned()),
-                    Ok(Err(status)) => return Ending::Gone(status.message().to_owned()),
-                    Err(_) => return Ending::Silent,
+                    Ok(None) => return Ending::Gone("it closed the link".to_owned()),
+                    Err(status) => return Ending::Gone(status.message().to_owned()),
                 },
+                () = sleep_until(heard.max(listen) + SILENCE_MAX) => return Ending::Silent,
+                () = host.news.notified() => {}
                 reason = end.requested() => return Ending::Asked(reason),
                 spread = stop(&mut stopping) => return Ending::Stopping(spread),
                 () = sleep_until(self.store_at.unwrap_or(self.stored_at)), if self.store_at.is_some() => {
@@ -216,8 +239,9 @@ impl Link<'_> {
         match &ending {
             Ending::Gone(reason) => tracing::info!("host {name} is away: {reason}"),
             Ending::Silent => {
-                tracing::warn!("host {name} is away: it has said nothing for 15 seconds");
-                farewell(outgoing, "nothing was heard for 15 seconds", 1).await;
+                let seconds = SILENCE_MAX.as_secs();
+                tracing::warn!("host {name} is away: it has said nothing for {seconds} seconds");
+                farewell(outgoing, &format!("nothing was heard for {seconds} seconds"), 1).await;
             }
             Ending::Broken(reason) => {
                 tracing::warn!("host {name}: its link is ended: {reason}");
@@ -235,6 +259,23 @@ impl Link<'_> {
             inventory::store(&*self.controller.store, &self.host).await;
         }
     }
+}
+
+/// The next message, not taken before `from`.
+async fn next(incoming: &mut Streaming<FromHost>, from: Instant) -> Result<Option<FromHost>, Status> {
+    if from > Instant::now() {
+        sleep_until(from).await;
+    }
+    incoming.message().await
+}
+
+fn cost(message: &from_host::Message) -> f64 {
+    let statuses = match message {
+        from_host::Message::Report(report) => report.processes.len(),
+        from_host::Message::Delta(delta) => delta.changed.len() + delta.removed.len(),
+        _ => 0,
+    };
+    1.0 + statuses as f64 / STATUSES_A_MESSAGE
 }
 
 async fn hello(incoming: &mut Streaming<FromHost>) -> Result<Hello, String> {

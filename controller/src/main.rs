@@ -20,6 +20,7 @@ mod layout;
 mod link;
 mod logging;
 mod operations;
+mod pace;
 mod pki;
 mod reconcile;
 mod records;

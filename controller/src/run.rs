@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fleetvisor_proto::identity::Identity;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -55,6 +56,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     logging::init(&args.log)?;
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(args));
     // Whoever is still connected has heard the farewell, or does not listen.
@@ -119,6 +121,18 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Every host is a descriptor, and what a process is usually given is enough for a thousand.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
+    match raised {
+        Ok(most) => {
+            tracing::info!("up to {most} descriptors (the hard limit), a host or an operator needs one")
+        }
+        Err(err) => tracing::warn!("cannot raise the number of descriptors: {err}"),
+    }
 }
 
 async fn bind(address: &str) -> anyhow::Result<TcpListener> {

@@ -7,15 +7,20 @@ use std::path::Path;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Which of our crates each may name, with tests and build scripts left aside.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("fleetvisor-model", &[]),
     ("fleetvisor-keeper", &[]),
     ("fleetvisor-core", &["fleetvisor-model"]),
     ("fleetvisor-proto", &["fleetvisor-model"]),
-    ("fleetvisor-agent", &["fleetvisor-core", "fleetvisor-keeper", "fleetvisor-model", "fleetvisor-proto"]),
+    ("fleetvisor-link", &["fleetvisor-core", "fleetvisor-model", "fleetvisor-proto"]),
+    (
+        "fleetvisor-agent",
+        &["fleetvisor-core", "fleetvisor-keeper", "fleetvisor-link", "fleetvisor-model", "fleetvisor-proto"],
+    ),
     ("fleetvisor-controller", &["fleetvisor-model", "fleetvisor-proto"]),
     ("fleetvisor-ctl", &["fleetvisor-model", "fleetvisor-proto"]),
     ("fleetvisor-tests", &["fleetvisor-model", "fleetvisor-proto"]),
+    ("fleetvisor-sim", &["fleetvisor-core", "fleetvisor-link", "fleetvisor-model", "fleetvisor-proto"]),
 ];
 
 /// Must not be able to name a runtime, the system or a clock.

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use crate::command::{Ran, run};
 use crate::host::clean;
+use crate::net::in_namespace;
 use crate::wait::wait_for;
-use crate::{Daemon, Host, HostConfig, LIMIT, Proxy, WorkDir, binary, free_port};
+use crate::{Daemon, Host, HostConfig, LIMIT, Network, Proxy, WorkDir, binary, free_port};
 
 /// A controller that has been initialised and runs.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Fleet {
     port: u16,
     http: u16,
     dir: WorkDir,
+    /// Where it runs, if not with everybody else, and its address there.
+    network: Option<(String, String)>,
 }
 
 /// A host of a fleet, behind a cable of its own.
@@ -44,11 +47,36 @@ impl Fleet {
     #[track_caller]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Fleet {
-        let mut fleet = Fleet { controller: None, port: free_port(), http: free_port(), dir: WorkDir::new() };
+        Fleet::begin(None, "localhost")
+    }
+
+    /// A controller, and the commands for it, at the hub of a network.
+    ///
+    /// # Panics
+    /// When the controller does not come up.
+    #[track_caller]
+    pub fn within(network: &Network) -> Fleet {
+        Fleet::begin(Some((network.hub(), network.address().to_owned())), network.address())
+    }
+
+    #[track_caller]
+    fn begin(network: Option<(String, String)>, name: &str) -> Fleet {
+        let mut fleet =
+            Fleet { controller: None, port: free_port(), http: free_port(), dir: WorkDir::new(), network };
         let dir = fleet.controller_dir().display().to_string();
-        fleet.controller_command(&["init", "--dir", &dir, "--name", "localhost"]).expect_code(0);
+        fleet.controller_command(&["init", "--dir", &dir, "--name", name]).expect_code(0);
         fleet.start_controller();
         fleet
+    }
+
+    fn program(&self, name: &str) -> Command {
+        in_namespace(self.network.as_ref().map(|(hub, _)| hub.as_str()), &binary(name))
+    }
+
+    /// Where the controller listens for hosts and operators.
+    pub fn address(&self) -> String {
+        let host = self.network.as_ref().map_or("127.0.0.1", |(_, address)| address);
+        format!("{host}:{}", self.port)
     }
 
     /// Port of the gRPC listener.
@@ -85,12 +113,12 @@ impl Fleet {
     /// Starts the controller and waits until it answers an operator.
     #[track_caller]
     pub fn start_controller(&mut self) {
-        let mut command = Command::new(binary("fleetvisor-controller"));
+        let mut command = self.program("fleetvisor-controller");
         command
             .arg("run")
             .arg("--dir")
             .arg(self.controller_dir())
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["--listen", &self.address()])
             .args(["--http", &format!("127.0.0.1:{}", self.http)]);
         clean(&mut command);
         self.controller = None;
@@ -124,10 +152,10 @@ impl Fleet {
 
     /// `ctl`, to be started by the caller.
     pub fn ctl_command(&self, identity: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("ctl"));
+        let mut command = self.program("ctl");
         clean(&mut command);
         command
-            .env("FLEETVISOR_CONTROLLER", format!("127.0.0.1:{}", self.port))
+            .env("FLEETVISOR_CONTROLLER", self.address())
             .env("FLEETVISOR_IDENTITY", identity)
             .args(arguments);
         command
@@ -150,8 +178,20 @@ impl Fleet {
         port: u16,
         programs: &str,
     ) -> HostConfig {
+        self.host_config_at(name, labels, token, &format!("127.0.0.1:{port}"), programs)
+    }
+
+    /// The same for a controller at any address, or at several with commas.
+    pub fn host_config_at(
+        &self,
+        name: &str,
+        labels: &str,
+        token: &str,
+        controllers: &str,
+        programs: &str,
+    ) -> HostConfig {
         HostConfig::new(&format!(
-            "[fleet]\ncontroller=127.0.0.1:{port}\nhost={name}\nlabels={labels}\n\
+            "[fleet]\ncontroller={controllers}\nhost={name}\nlabels={labels}\n\
              join_token_file=%(here)s/token\nstate_dir=%(here)s/fleet\n\n{programs}"
         ))
         .file("token", token)

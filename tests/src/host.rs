@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::command::{Ran, run};
 use crate::http::Address;
 use crate::marked;
+use crate::net::in_namespace;
 use crate::wait::wait_for;
 use crate::{Daemon, LIMIT, Rpc, WorkDir, binary, free_port, oracle};
 
@@ -40,6 +41,7 @@ pub struct HostConfig {
     supervisord: String,
     inet: Option<u16>,
     auth: Option<(String, String)>,
+    namespace: Option<String>,
 }
 
 impl HostConfig {
@@ -52,6 +54,7 @@ impl HostConfig {
             supervisord: String::new(),
             inet: None,
             auth: None,
+            namespace: None,
         }
     }
 
@@ -79,6 +82,13 @@ impl HostConfig {
     #[must_use]
     pub fn auth(mut self, user: &str, password: &str) -> HostConfig {
         self.auth = Some((user.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// Runs in a namespace of a [`crate::Network`].
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> HostConfig {
+        self.namespace = Some(namespace.to_owned());
         self
     }
 
@@ -187,7 +197,7 @@ impl Host {
             Flavour::Ours => binary("supervisord"),
             Flavour::Python => oracle::python_supervisord(),
         };
-        let mut command = Command::new(program);
+        let mut command = in_namespace(self.config.namespace.as_deref(), &program);
         command.args(arguments).current_dir(self.dir().path());
         clean(&mut command);
         command.env(marked::VARIABLE, self.dir().path());

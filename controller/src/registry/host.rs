@@ -15,17 +15,25 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::pace::Pace;
 use crate::reconcile::Observed;
 use crate::records::InventoryRecord;
 
 /// How long a refused agent is shown after its last attempt. Agents try again every minute or so.
 const REFUSED_SHOWN: Duration = Duration::from_secs(600);
 
+/// Links of one host: a bad network may cost it a few in a row.
+const ARRIVALS_PER_SECOND: u32 = 1;
+const ARRIVALS_BURST: u32 = 20;
+
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) name: String,
     /// Held while wishes are written and sent, so that they reach the host in the order of their revisions.
     pub(crate) lane: tokio::sync::Mutex<()>,
+    /// Wakes this host's link, and no other: there may be something to tell it.
+    pub(crate) news: Notify,
+    arrivals: Mutex<Pace>,
     known: Mutex<Known>,
 }
 
@@ -127,6 +135,8 @@ impl Host {
         Host {
             name: name.to_owned(),
             lane: tokio::sync::Mutex::default(),
+            news: Notify::new(),
+            arrivals: Mutex::new(Pace::new(ARRIVALS_PER_SECOND, ARRIVALS_BURST, Instant::now())),
             known: Mutex::new(Known {
                 presence: Presence::NeverSeen,
                 version: String::new(),
@@ -149,6 +159,12 @@ impl Host {
         known.labels = inventory.labels.clone();
         known.processes = inventory.processes.iter().map(|name| (name.clone(), None)).collect();
         known.stored = Some(inventory);
+    }
+
+    /// Whether a link may begin now, or else when: a host that dials again and again costs no more than its
+    /// share.
+    pub(crate) fn admit(&self) -> Result<(), Duration> {
+        self.arrivals.lock().expect("nothing panics while it holds the pace").try_take(Instant::now())
     }
 
     /// Begins a link. A second agent is refused while the first is linked; the same agent that dialled again,
@@ -239,6 +255,8 @@ impl Host {
     pub(crate) fn set_desired(&self, revision: u64) {
         let mut known = self.known();
         known.desired_revision = known.desired_revision.max(revision);
+        drop(known);
+        self.news.notify_one();
     }
 
     /// Records what [`crate::reconcile`] asks for; `None` while the host is away.

@@ -3,11 +3,13 @@
 //! - [`access`]: who is refused.
 //! - [`away`]: hosts that are not there, and come back.
 //! - [`restart`], [`status`]: the verbs and the views.
+//! - [`simulated`]: many hosts that have links and no processes.
 //! - [`tokens`]: how a host joins.
 
 mod access;
 mod away;
 mod restart;
+mod simulated;
 mod status;
 mod tokens;
 

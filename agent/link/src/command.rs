@@ -10,15 +10,15 @@ use fleetvisor_proto::convert::{process_name, reported};
 use fleetvisor_proto::fleet::{Command, CommandDone, FromHost, Outcome, Progress, Verb, from_host};
 use tokio::sync::mpsc;
 
-use super::{LinkError, Membership};
-use crate::clock;
+use crate::daemon::Daemon;
+use crate::membership::{LinkError, Membership};
 
 /// How many ids are remembered: far more than can be under way.
 const REMEMBERED: usize = 4096;
 
 /// Ids of commands, the latest last.
 #[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<VecDeque<String>>);
+pub(crate) struct Seen(Mutex<VecDeque<String>>);
 
 impl Seen {
     /// True the first time.
@@ -36,8 +36,8 @@ impl Seen {
 }
 
 /// Answers go to `link` as they come about; the end is always said.
-pub(super) async fn carry_out(
-    membership: &Membership,
+pub(crate) async fn carry_out<D: Daemon>(
+    membership: &Membership<D>,
     command: Command,
     link: &mpsc::Sender<FromHost>,
 ) -> Result<(), LinkError> {
@@ -46,23 +46,23 @@ pub(super) async fn carry_out(
     }
     let verb = command.verb();
     let line = format!("fleet: {} asks to {} {}", command.by, verb.word(), shown(&command));
-    membership.logs.line(LogLevel::Info, line);
-    if let Some(desired) = &command.desired {
+    membership.daemon.log(LogLevel::Info, line);
+    if let Some(desired) = command.desired {
         membership.remember(desired, link).await?;
     }
     let names: Vec<ProcessName> =
         command.processes.iter().filter_map(|name| process_name(Some(name.clone())).ok()).collect();
     if let Some(verb) = core_verb(verb) {
-        let mut outcomes = membership.handle.verb(verb, Processes::Named(names))?;
+        let mut outcomes = membership.daemon.verb(verb, Processes::Named(names))?;
         while let Some((name, outcome)) = outcomes.recv().await {
             let (outcome, text) = worded(verb, outcome);
-            let status = membership.handle.status(name.clone()).await?;
+            let status = membership.daemon.status(name.clone()).await?;
             let progress = Progress {
                 id: command.id.clone(),
                 name: Some((&name).into()),
                 outcome: outcome.into(),
                 text,
-                status: status.map(|status| reported(&status, clock::local)),
+                status: status.map(|status| reported(&status, |time| membership.daemon.local(time))),
             };
             say(link, from_host::Message::Progress(progress)).await;
         }
@@ -72,7 +72,7 @@ pub(super) async fn carry_out(
 }
 
 /// A link that is gone has nobody to hear it; what was asked has been done all the same.
-pub(super) async fn say(link: &mpsc::Sender<FromHost>, message: from_host::Message) {
+pub(crate) async fn say(link: &mpsc::Sender<FromHost>, message: from_host::Message) {
     let _ = link.send(FromHost { message: Some(message) }).await;
 }
 

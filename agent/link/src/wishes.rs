@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "wishes.json";
 
 #[derive(Debug)]
-pub(crate) struct Wishes {
+pub struct Wishes {
     path: PathBuf,
     kept: Kept,
 }
@@ -33,7 +33,7 @@ struct Wish {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WishesError {
+pub enum WishesError {
     #[error("cannot read {path}: {reason}; remove it to take the controller's wishes anew")]
     Read { path: PathBuf, reason: String },
     #[error("cannot write {path}: {source}")]
@@ -42,7 +42,7 @@ pub(crate) enum WishesError {
 
 impl Wishes {
     /// What is kept in `state_dir`; nothing where the host is new.
-    pub(crate) fn load(state_dir: &Path) -> Result<Wishes, WishesError> {
+    pub fn load(state_dir: &Path) -> Result<Wishes, WishesError> {
         let path = state_dir.join(FILE);
         let kept = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -53,21 +53,18 @@ impl Wishes {
         Ok(Wishes { path, kept })
     }
 
-    pub(crate) fn observed(&self) -> u64 {
+    pub fn observed(&self) -> u64 {
         self.kept.observed
     }
 
     /// Whether each wished-for process should run.
-    pub(crate) fn all(&self) -> BTreeMap<ProcessName, bool> {
+    pub fn all(&self) -> BTreeMap<ProcessName, bool> {
         self.kept.wishes.iter().map(|wish| (wish.name.clone(), wish.run)).collect()
     }
 
     /// Takes in the controller's wishes, on the disk when this returns. Gives those that are new to this
     /// host; an older revision never undoes a newer one.
-    pub(crate) fn take_in(
-        &mut self,
-        desired: &DesiredState,
-    ) -> Result<BTreeMap<ProcessName, bool>, WishesError> {
+    pub fn take_in(&mut self, desired: &DesiredState) -> Result<BTreeMap<ProcessName, bool>, WishesError> {
         let coming: Vec<Wish> = desired
             .processes
             .iter()

@@ -12,7 +12,7 @@ use fleetvisor_proto::tls::{self, DialError, TlsError};
 use fleetvisor_proto::token::{JoinToken, TokenError};
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EnrolError {
+pub(crate) enum EnrolError {
     #[error("no certificate in {state_dir} and no join_token_file in [fleet] to get one with")]
     NoToken { state_dir: PathBuf },
     #[error("cannot read join_token_file {path}: {source}")]
@@ -34,16 +34,16 @@ pub(super) enum EnrolError {
     Refused(Box<tonic::Status>),
 }
 
-pub(super) fn is_enrolled(section: &FleetSection) -> bool {
+pub(crate) fn is_enrolled(section: &FleetSection) -> bool {
     section.state_dir.join(CHAIN_FILE).exists()
 }
 
-pub(super) fn load(section: &FleetSection) -> Result<Identity, EnrolError> {
+pub(crate) fn load(section: &FleetSection) -> Result<Identity, EnrolError> {
     let identity = Identity::load(&section.state_dir)?;
     check(section, identity)
 }
 
-pub(super) async fn enrol(section: &FleetSection, address: &str) -> Result<Identity, EnrolError> {
+pub(crate) async fn enrol(section: &FleetSection, address: &str) -> Result<Identity, EnrolError> {
     let path = section
         .join_token_file
         .clone()

@@ -1,0 +1,138 @@
+//! Being a member: the certificate first, then one link after the other for as long as the daemon runs, and in
+//! between the waits that [`super::backoff`] chooses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fleetvisor_model::config::{FleetSection, LogLevel};
+use fleetvisor_proto::identity::{Identity, IdentityError};
+use fleetvisor_proto::tls::{self, DialError, TlsError};
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Itinerary;
+use crate::command::Seen;
+use crate::daemon::{Daemon, Gone};
+use crate::wishes::{Wishes, WishesError};
+use crate::{enrol, link, renew};
+
+/// What the tasks of one host share.
+#[derive(Debug)]
+pub(crate) struct Membership<D> {
+    pub(crate) section: FleetSection,
+    /// New in each process.
+    pub(crate) boot_id: String,
+    pub(crate) daemon: D,
+    pub(crate) wishes: Arc<tokio::sync::Mutex<Wishes>>,
+    /// Commands that were carried out, or are being.
+    pub(crate) seen: Seen,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Enrol(#[from] enrol::EnrolError),
+    #[error("the controller answered: {}", .0.message())]
+    Refused(#[from] Box<tonic::Status>),
+    #[error("the controller ended the link: {reason}")]
+    Farewell { reason: String, retry_after: Duration },
+    #[error("the controller said nothing for {0:?}")]
+    Silent(Duration),
+    #[error("the link broke: {}", .0.message())]
+    Broken(Box<tonic::Status>),
+    #[error("the link was closed")]
+    Closed,
+    #[error(transparent)]
+    Wishes(#[from] WishesError),
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// Keeps the link up for as long as the daemon runs. Needs a runtime with I/O and time.
+pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
+    let mut itinerary = Itinerary::new(&section.controller);
+    let membership = Arc::new(Membership {
+        boot_id: format!("{}-{}", process_id(), section.host),
+        section,
+        daemon,
+        wishes: Arc::new(tokio::sync::Mutex::new(wishes)),
+        seen: Seen::default(),
+    });
+    // The same reason again and again is said once for each controller.
+    let mut said: HashMap<String, String> = HashMap::new();
+    while let Some(address) = itinerary.address() {
+        let (linked, error) = membership.stay_linked(&address).await;
+        if linked {
+            itinerary.linked();
+            said.clear();
+        }
+        let retry_after = match &error {
+            LinkError::Gone(_) => return,
+            LinkError::Farewell { retry_after, .. } => *retry_after,
+            _ => Duration::ZERO,
+        };
+        let reason = error.to_string();
+        if said.get(&address) != Some(&reason) {
+            let line = format!("fleet: no link to {address}: {reason}");
+            membership.daemon.log(LogLevel::Warn, line);
+            said.insert(address, reason);
+        }
+        sleep(itinerary.lost(Instant::now(), retry_after)).await;
+    }
+}
+
+impl<D: Daemon> Membership<D> {
+    /// Enrols if need be, links, and returns when there is no link any more: whether there was one, and why
+    /// it is gone.
+    async fn stay_linked(self: &Arc<Membership<D>>, address: &str) -> (bool, LinkError) {
+        let mut linked = false;
+        match self.link(address, &mut linked).await {
+            Ok(never) => match never {},
+            Err(error) => (linked, error),
+        }
+    }
+
+    async fn link(
+        self: &Arc<Membership<D>>,
+        address: &str,
+        linked: &mut bool,
+    ) -> Result<Infallible, LinkError> {
+        let identity = self.identity(address).await?;
+        let channel = tls::dial(address, tls::client_config(&identity)?).await?;
+        tokio::select! {
+            lost = link::serve(self, address, channel.clone(), linked) => lost,
+            () = renew::keep_fresh(self, identity, channel) => Err(LinkError::Closed),
+        }
+    }
+
+    async fn identity(&self, address: &str) -> Result<Identity, LinkError> {
+        if enrol::is_enrolled(&self.section) {
+            return Ok(enrol::load(&self.section)?);
+        }
+        let identity = enrol::enrol(&self.section, address).await?;
+        let line = format!("fleet: enrolled with {address} as host {}", self.section.host);
+        self.daemon.log(LogLevel::Info, line);
+        Ok(identity)
+    }
+
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        self.section.labels.clone()
+    }
+}
+
+/// Unique to this process: a link of a daemon that has started over replaces its own earlier one.
+fn process_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let random = getrandom::u64().unwrap_or_default();
+        format!("{:x}-{:x}-{random:x}", since.as_micros(), std::process::id())
+    })
+}

@@ -1,0 +1,57 @@
+//! The daemon as the fleet's link sees it: questions and requests go through the inbox, lines to the log.
+
+use std::collections::BTreeMap;
+
+use fleetvisor_core::request::{Outcome, Processes, Verb};
+use fleetvisor_link::{Daemon, Gone, Watched};
+use fleetvisor_model::config::LogLevel;
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::status::ProcessStatus;
+use fleetvisor_model::time::Wall;
+use tokio::sync::mpsc;
+
+use crate::clock;
+use crate::inbox::{Handle, Message};
+use crate::logs::Logs;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) handle: Handle,
+    pub(crate) logs: Logs,
+}
+
+impl Daemon for Member {
+    fn log(&self, level: LogLevel, line: String) {
+        self.logs.line(level, line);
+    }
+
+    fn local(&self, time: Wall) -> String {
+        clock::local(time)
+    }
+
+    fn watch(&self) -> Result<mpsc::UnboundedReceiver<Watched>, Gone> {
+        let (changes, changed) = mpsc::unbounded_channel();
+        self.handle.send(Message::Watch { changes })?;
+        Ok(changed)
+    }
+
+    async fn statuses(&self) -> Result<Vec<ProcessStatus>, Gone> {
+        self.handle.statuses().await
+    }
+
+    async fn status(&self, name: ProcessName) -> Result<Option<ProcessStatus>, Gone> {
+        self.handle.status(name).await
+    }
+
+    fn verb(
+        &self,
+        verb: Verb,
+        processes: Processes,
+    ) -> Result<mpsc::UnboundedReceiver<(ProcessName, Outcome)>, Gone> {
+        self.handle.verb(verb, processes)
+    }
+
+    fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {
+        self.handle.send(Message::Wishes { wishes })
+    }
+}
