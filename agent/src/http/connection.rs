@@ -88,21 +88,26 @@ impl Line {
         self.phase.send_replace(Phase::Dismissed);
     }
 
-    fn change(&self, next: impl FnOnce(Phase) -> Option<Phase>) {
+    fn change(&self, next: impl FnOnce(Phase) -> Option<Phase>) -> bool {
         self.phase.send_if_modified(|phase| match next(*phase) {
             Some(next) => {
                 *phase = next;
                 true
             }
             None => false,
-        });
+        })
     }
 
-    fn has_read(&self) {
+    /// Whether a request has begun with it.
+    fn has_read(&self) -> bool {
         self.change(|phase| match phase {
             Phase::Idle { .. } => Some(Phase::Head { since: Instant::now() }),
             Phase::Head { .. } | Phase::Busy | Phase::Stalled { .. } | Phase::Dismissed => None,
-        });
+        })
+    }
+
+    fn is_in_head(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Head { .. })
     }
 
     fn has_written(&self, something: bool) {
@@ -170,7 +175,7 @@ where
             Ok::<_, Infallible>(response.map(|body| Answer { body, _answering: answering }))
         }
     });
-    let socket = Socket { stream, line: Arc::clone(&line), rewritten: BytesMut::new() };
+    let socket = Socket { stream, line: Arc::clone(&line), begun: Vec::new(), rewritten: BytesMut::new() };
     let mut http = http1::Builder::new();
     // hyper's own limit on the time for a head would also end idle connections: [`Phase`] has the limits.
     http.header_read_timeout(None::<Duration>).max_header_size(MOST_HEAD_BYTES).title_case_headers(true);
@@ -184,7 +189,7 @@ where
             () = &mut overdue => return,
             () = closing.begun(), if !told => {
                 told = true;
-                if matches!(*line.phase.borrow(), Phase::Head { .. }) {
+                if line.is_in_head() {
                     return;
                 }
                 connection.as_mut().graceful_shutdown();
@@ -230,6 +235,8 @@ impl hyper::body::Body for Answer {
 struct Socket<S> {
     stream: S,
     line: Arc<Line>,
+    /// What the present request began with.
+    begun: Vec<u8>,
     /// A head that hyper has written and the client has not got yet.
     rewritten: BytesMut,
 }
@@ -256,8 +263,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
-            self.line.has_read();
+        let read = &buffer.filled()[before..];
+        if !read.is_empty() {
+            if self.line.has_read() {
+                self.begun.clear();
+            }
+            let room = head::MOST_LINE - self.begun.len();
+            self.begun.extend_from_slice(&read[..read.len().min(room)]);
         }
         Poll::Ready(Ok(()))
     }
@@ -276,6 +288,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
                     Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(length)),
                 };
             }
+        }
+        if self.line.is_in_head() && head::is_bad_request(bytes) && !head::is_request(&self.begun) {
+            // hyper's own answer. Like Supervisor's, ours to what is no request at all is to close.
+            return Poll::Ready(Ok(bytes.len()));
         }
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.line.has_written(polled.is_ready());

@@ -1,10 +1,36 @@
-//! The last touch on the head of an answer: spellings that hyper has no setting for and clients of Supervisor
-//! have seen otherwise. Works on whole heads only; bodies are never looked at.
+//! What hyper has no setting for and clients of Supervisor have seen otherwise: spellings in the head of an
+//! answer, and which garbage is answered at all. Works on whole heads only; bodies are never looked at.
 
 use bytes::{BufMut, BytesMut};
 
 /// Longer than any head of ours.
 const MOST: usize = 8 << 10;
+
+/// As much of a request as [`is_request`] needs to see.
+pub(super) const MOST_LINE: usize = 8 << 10;
+
+/// Whether the first line of what a client sent has the form of a request, be it a good or a bad one.
+pub(super) fn is_request(sent: &[u8]) -> bool {
+    let Some(line) = sent.split_inclusive(|byte| *byte == b'\n').find(|line| *line != b"\r\n") else {
+        return false;
+    };
+    let Some(line) = line.strip_suffix(b"\r\n") else { return false };
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let is_version = |word: &[u8]| {
+        let number = word.strip_prefix(b"HTTP/").unwrap_or_default();
+        !number.is_empty() && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+    };
+    match words[..] {
+        [method, uri] => !method.is_empty() && !uri.is_empty(),
+        [method, uri, version] => !method.is_empty() && !uri.is_empty() && is_version(version),
+        _ => false,
+    }
+}
+
+/// Whether `written` is what hyper answers to something that it can't parse.
+pub(super) fn is_bad_request(written: &[u8]) -> bool {
+    written.starts_with(b"HTTP/1.1 400 ")
+}
 
 /// Rewrites the head that `written` begins with. Gives the new head and how many bytes of `written` it stands
 /// for; `None` where `written` does not begin with a whole head.
@@ -46,6 +72,24 @@ mod tests {
         assert_eq!(&written[length..], b"Connection: close\r\n\r\n");
         let (head, length) = rewrite(written, false).unwrap();
         assert_eq!(head.len(), length);
+    }
+
+    #[test]
+    fn a_request_is_told_from_garbage_by_its_first_line() {
+        for request in ["GET / HTTP/1.1\r\nx", "GET /\r\n", "G@T x HTTP/2.0\r\n", "\r\nGET / HTTP/1.0\r\n"] {
+            assert!(is_request(request.as_bytes()), "{request:?}");
+        }
+        for garbage in [
+            "",
+            "garbage\r\n",
+            "GET / HTTP/1.1",
+            "GET  / HTTP/1.1\r\n",
+            "GET / HTTP/1.0 x\r\n",
+            "GET / FTP/1\r\n",
+            "\u{16}\u{3}",
+        ] {
+            assert!(!is_request(garbage.as_bytes()), "{garbage:?}");
+        }
     }
 
     #[test]

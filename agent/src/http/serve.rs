@@ -314,9 +314,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bad_requests_are_told_so_and_end_their_connection_only() {
+    async fn bad_requests_are_told_so_garbage_is_not_and_both_end_their_connection_only() {
         let server = Server::start(None);
-        assert_eq!(status(&server.ask("garbage\r\n\r\n").await), "HTTP/1.1 400 Bad Request");
+        assert_eq!(server.ask("garbage\r\n\r\n").await, "");
+        let answer = server.ask("GET / HTTP/1.1\r\nno colon\r\n\r\n").await;
+        assert_eq!(status(&answer), "HTTP/1.1 400 Bad Request");
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(40_000));
         assert!(status(&server.ask(&long).await).starts_with("HTTP/1.1 4"));
         let mut client = server.connect().await;

@@ -45,15 +45,19 @@ pub(super) enum Page {
 impl Page {
     /// `path` is decoded. `None` where no page is, or none for this method.
     pub(super) fn at(method: &Method, path: &str) -> Option<Page> {
-        if !matches!(*method, Method::GET | Method::POST) {
-            return None;
-        }
-        match path.trim_start_matches('/') {
-            "" | "index.html" => Some(Page::Status),
-            "tail.html" => Some(Page::Tail),
-            "ok.html" => Some(Page::Ok),
-            _ => None,
-        }
+        let page = match path.trim_start_matches('/') {
+            "" | "index.html" => Page::Status,
+            "tail.html" => Page::Tail,
+            "ok.html" => Page::Ok,
+            _ => return None,
+        };
+        let is_served = match *method {
+            Method::GET | Method::POST => true,
+            // To Supervisor the others are no files.
+            Method::HEAD => page == Page::Tail,
+            _ => false,
+        };
+        is_served.then_some(page)
     }
 
     /// `body` is what was posted, if anything was.
@@ -170,6 +174,8 @@ mod tests {
         assert_eq!(Page::at(&Method::POST, "//index.html"), Some(Page::Status));
         assert_eq!(Page::at(&Method::GET, "/tail.html"), Some(Page::Tail));
         assert_eq!(Page::at(&Method::HEAD, "/ok.html"), None);
+        assert_eq!(Page::at(&Method::HEAD, "/tail.html"), Some(Page::Tail));
+        assert_eq!(Page::at(&Method::PUT, "/tail.html"), None);
         assert_eq!(Page::at(&Method::GET, "/index.html/"), None);
     }
 
