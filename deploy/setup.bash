@@ -37,9 +37,16 @@ missing_packages() {
     command -v flock >/dev/null || echo util-linux
 }
 
+# The packages of the browser that the tests drive, if they are missing.
+missing_browser() {
+    command -v chromium >/dev/null || echo chromium
+    command -v chromedriver >/dev/null || echo chromium-driver
+}
+
+# install_packages [LIST]: what is missing, and what LIST, a function like those above, says besides.
 install_packages() {
     local -a packages
-    mapfile -t packages < <(missing_packages | sort -u)
+    mapfile -t packages < <({ missing_packages && "${1:-true}"; } | sort -u)
     [ "${#packages[@]}" -gt 0 ] || return 0
     say "installing ${packages[*]}"
     as_root apt-get update -qq || die "apt-get update"

@@ -8,6 +8,7 @@
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
+//! - [`status_page`]: the page of one host in a browser.
 //! - [`bad_input`]: what nobody should send.
 //! - [`fleet`]: a controller with hosts.
 
@@ -23,5 +24,6 @@ mod lifecycle;
 mod logs;
 mod options;
 mod python_listeners;
+mod status_page;
 mod superlance;
 mod supervisorctl;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const READ_LIMIT: Duration = Duration::from_secs(20);
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -86,7 +86,32 @@ impl Address {
         request.extend_from_slice(body);
         // Not closed for writing: to some servers that means that the caller has gone.
         stream.write_all(&request).ok();
-        read(&mut *stream).map(|answer| Answer::split(&answer))
+        let bytes = if method == "HEAD" { read(&mut *stream)? } else { read_one(&mut *stream)? };
+        Ok(Answer::split(&bytes))
+    }
+}
+
+/// One answer: as long as it says, or until the server closes. Some servers don't, though they were asked to.
+fn read_one(stream: &mut dyn Stream) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 16 << 10];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                return Ok(bytes);
+            }
+            Err(error) => {
+                let so_far = String::from_utf8_lossy(&bytes);
+                return Err(format!("no end of the answer: {error}; so far {so_far:?}"));
+            }
+        }
+        let is_begun = bytes.windows(4).any(|four| four == b"\r\n\r\n");
+        let answer = Answer::split(&bytes);
+        if is_begun && answer.length().is_some_and(|length| answer.body.len() >= length) {
+            return Ok(bytes);
+        }
     }
 }
 
@@ -105,6 +130,17 @@ fn read(stream: &mut dyn Stream) -> Result<Vec<u8>, String> {
 }
 
 impl Answer {
+    /// A header's value; its name is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// Of the body, in bytes, if it says.
+    fn length(&self) -> Option<usize> {
+        self.header("content-length")?.parse().ok()
+    }
+
     fn split(bytes: &[u8]) -> Answer {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
         let (head, body) = match end {

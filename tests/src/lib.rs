@@ -8,6 +8,7 @@
 //! to its end within its time limit.
 
 mod binaries;
+mod browser;
 mod command;
 mod daemon;
 mod fleet;
@@ -26,6 +27,7 @@ mod wait;
 mod workdir;
 
 pub use binaries::binary;
+pub use browser::{Browser, Screen};
 pub use command::{Ran, run};
 pub use daemon::Daemon;
 pub use fleet::{Fleet, FleetHost};

@@ -45,9 +45,19 @@ pub(super) fn head(title: &str, token: &str) -> String {
          <meta name=\"token\" content=\"{}\">\n\
          <link rel=\"stylesheet\" href=\"stylesheets/supervisor.css\">\n\
          <link rel=\"icon\" type=\"image/svg+xml\" href=\"images/icon.svg\">\n\
-         <script src=\"scripts/live.js\" defer></script>\n</head>\n",
+         <script type=\"module\" src=\"scripts/live.js\"></script>\n</head>\n",
         Escaped(title),
         Escaped(token)
+    )
+}
+
+/// The top of a page, with what it is about. The style sheet shows the name: programs that read a page's text
+/// find what they find in Supervisor's.
+pub(super) fn banner(name: &str) -> String {
+    format!(
+        "<header id=\"header\"><img src=\"images/icon.svg\" alt=\"\">\
+         <h1 id=\"host\" data-name=\"{name}\" aria-label=\"{name}\"></h1></header>\n",
+        name = Escaped(name)
     )
 }
 

@@ -11,7 +11,7 @@ mod status;
 mod tail;
 
 use bytes::Bytes;
-use fleetvisor_model::config::LogLevel;
+use fleetvisor_model::config::{Host as _, LogLevel};
 use fleetvisor_proto::fault::{Fault, FaultCode};
 use fleetvisor_proto::xmlrpc::{Limits, Value, parse_response, write_call};
 use hyper::header::{
@@ -22,6 +22,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::reply::{self, Body};
+use crate::host::FileSystem;
 use crate::rpc::Api;
 use form::Form;
 
@@ -90,7 +91,9 @@ pub(super) fn asset(method: &Method, path: &str) -> Option<Response<Body>> {
 async fn status_page(api: &Api, token: &Token, form: &Form) -> Response<Body> {
     match api.handle.statuses().await {
         Ok(statuses) => {
-            html_page(StatusCode::OK, status::render(&statuses, form.get("message"), token.shown()))
+            let host = FileSystem.node_name();
+            let page = status::render(&statuses, &host, form.get("message"), token.shown());
+            html_page(StatusCode::OK, page)
         }
         Err(_) => reply::error(StatusCode::SERVICE_UNAVAILABLE),
     }

@@ -7,14 +7,17 @@ use chrono::{Datelike, Local};
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::status::ProcessStatus;
 
-use super::html::{Escaped, head, quote};
+use super::html::{Escaped, banner, head, quote};
 use crate::cli::SUPERVISOR_VERSION;
 use crate::clock;
 
-/// `message` is what came of the action before; `token` is what the page's actions are sent with.
-pub(super) fn render(statuses: &[ProcessStatus], message: Option<&str>, token: &str) -> String {
+/// `host` is this machine's name, `message` what came of the action before; `token` is what the page's actions
+/// are sent with.
+pub(super) fn render(statuses: &[ProcessStatus], host: &str, message: Option<&str>, token: &str) -> String {
     let mut page = head("Supervisor Status", token);
-    page.push_str("<body>\n<header id=\"header\"><img src=\"images/icon.svg\" alt=\"\"></header>\n<main>\n");
+    page.push_str("<body>\n");
+    page.push_str(&banner(host));
+    page.push_str("<main>\n");
     let (class, message) = message.map_or(("hidden", "#"), |message| ("status_msg", message));
     // Writing to a string cannot fail, here and below.
     let _ = write!(
@@ -24,8 +27,8 @@ pub(super) fn render(statuses: &[ProcessStatus], message: Option<&str>, token: &
          <input type=\"hidden\" name=\"token\" value=\"{}\">\n\
          <ul id=\"buttons\">\n\
          <li><a href=\"index.html?action=refresh\">Refresh</a></li>\n\
-         <li><a href=\"index.html?action=restartall\" data-act>Restart All</a></li>\n\
-         <li><a href=\"index.html?action=stopall\" data-act>Stop All</a></li>\n\
+         <li><a href=\"index.html?action=restartall\" data-act=\"all\" role=\"button\">Restart All</a></li>\n\
+         <li><a href=\"index.html?action=stopall\" data-act=\"all\" role=\"button\">Stop All</a></li>\n\
          </ul>\n<div id=\"processes\" data-live>\n",
         Escaped(message),
         Escaped(token)
@@ -57,32 +60,36 @@ pub(super) fn render(statuses: &[ProcessStatus], message: Option<&str>, token: &
 fn row(page: &mut String, status: &ProcessStatus, shaded: bool) {
     let name = status.name.to_string();
     let quoted = quote(&name);
+    let state = status.state.name().to_lowercase();
     let _ = write!(
         page,
-        "<tr class=\"{}\"><td class=\"status\"><span class=\"{}\">{}</span></td>\
+        "<tr class=\"{}\" data-name=\"{}\" data-state=\"{}\"><td class=\"status\"><span class=\"{}\">{}</span></td>\
          <td class=\"desc\"><span>{}</span></td>\
          <td class=\"name\"><a href=\"tail.html?processname={quoted}\" target=\"_blank\" rel=\"noopener\">{}</a></td>\
          <td class=\"action\"><ul>",
         if shaded { "shade" } else { "" },
+        Escaped(&name),
+        state,
         class(status.state),
-        status.state.name().to_lowercase(),
+        state,
         Escaped(&status.description(clock::local)),
         Escaped(&name),
     );
     for action in actions(status.state) {
         match action {
-            Some((label, action)) => act(page, &quoted, label, action),
+            Some((label, action)) => act(page, &name, label, action),
             None => {
                 page.push_str("<li class=\"none\"><a class=\"hidden\" href=\"#\" name=\"#\">Action</a></li>")
             }
         }
     }
-    act(page, &quoted, "Clear Log", "clearlog");
+    act(page, &name, "Clear Log", "clearlog");
     for (label, channel) in [("Tail -f Stdout", ""), ("Tail -f Stderr", "/stderr")] {
         let _ = write!(
             page,
-            "<li><a href=\"logtail/{quoted}{channel}\" name=\"{label}\" target=\"_blank\" rel=\"noopener\">\
-             {label}</a></li>"
+            "<li><a href=\"logtail/{quoted}{channel}\" name=\"{label}\" aria-label=\"{label} {}\" \
+             target=\"_blank\" rel=\"noopener\">{label}</a></li>",
+            Escaped(&name)
         );
     }
     page.push_str("</ul></td></tr>\n");
@@ -91,8 +98,10 @@ fn row(page: &mut String, status: &ProcessStatus, shaded: bool) {
 fn act(page: &mut String, process: &str, label: &str, action: &str) {
     let _ = write!(
         page,
-        "<li><a href=\"index.html?processname={process}&amp;action={action}\" name=\"{label}\" data-act>\
-         {label}</a></li>"
+        "<li><a href=\"index.html?processname={}&amp;action={action}\" name=\"{label}\" \
+         aria-label=\"{label} {}\" data-act role=\"button\">{label}</a></li>",
+        quote(process),
+        Escaped(process)
     );
 }
 
@@ -130,7 +139,7 @@ mod tests {
     async fn every_process_has_a_row_with_what_can_be_done() {
         let folder = tempfile::tempdir().unwrap();
         let mut statuses = testing::api(folder.path()).handle.statuses().await.unwrap();
-        let page = render(&statuses, None, "t0ken");
+        let page = render(&statuses, "web-01", None, "t0ken");
         assert_eq!(page.matches("<tr class=").count(), 3);
         assert!(
             page.contains("href=\"index.html?processname=g%3Ay&amp;action=start\" name=\"Start\""),
@@ -141,12 +150,13 @@ mod tests {
         assert!(page.contains("value=\"t0ken\""), "{page}");
         statuses[0].spawnerr = "<b>".to_owned();
         statuses[0].state = ProcessState::Fatal;
-        let page = render(&statuses, Some("<i>"), "");
+        let page = render(&statuses, "<u>", Some("<i>"), "");
+        assert!(page.contains("data-name=\"&lt;u&gt;\"") && !page.contains("<u>"), "{page}");
         assert!(page.contains("&lt;b&gt;") && page.contains("\"status_msg\">&lt;i&gt;<"), "{page}");
     }
 
     #[test]
     fn a_page_without_processes_says_so() {
-        assert!(render(&[], None, "").contains("No programs to manage"));
+        assert!(render(&[], "", None, "").contains("No programs to manage"));
     }
 }

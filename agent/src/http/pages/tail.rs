@@ -5,7 +5,7 @@ use fleetvisor_proto::fault::FaultCode;
 use fleetvisor_proto::xmlrpc::Value;
 
 use super::form::Form;
-use super::html::{Escaped, head, quote};
+use super::html::{Escaped, banner, head, quote};
 use crate::rpc::Api;
 
 const LEAST_BYTES: i64 = 1024;
@@ -46,9 +46,10 @@ fn page(process: Option<&str>, limit: i64, text: &str) -> String {
         )
     });
     format!(
-        "{}<body class=\"tail\">\n<pre id=\"tail\" data-live>\n{}</pre>\n\
+        "{}<body class=\"tail\">\n{}<pre id=\"tail\" data-live>\n{}</pre>\n\
          <form action=\"index.html\" method=\"POST\">\n{}</form>\n</body>\n</html>\n",
         head(&title, ""),
+        banner(process.unwrap_or("")),
         Escaped(text),
         refresh.unwrap_or_default()
     )

@@ -1,90 +1,100 @@
-// Keeps what is marked `data-live` as the server has it now, and sends what is marked `data-act` as a POST with
-// the page's token. Without this script the page still works: links lead to a page that asks first.
-"use strict";
+// Keeps what is marked `data-live` as the server has it now. Without these scripts the pages still work: links
+// lead to a page that asks first.
+import { enableActions } from "./act.js";
+import { enableList, refreshList } from "./list.js";
+import { enableTail, scrolled } from "./tail.js";
+import { here, host, makeElement, say } from "./page.js";
 
 const PERIOD = 2000;
-const message = document.getElementById("message");
-let asking = false;
+/** Of the time between two looks, a look takes no larger part than one in this many. */
+const SHARE = 20;
 
-function token() {
-  return document.querySelector("meta[name=token]").content;
-}
+const stamp = makeElement("p", { id: "live", textContent: "Live" });
+let asking = null;
+let timer = 0;
+let failing = false;
 
-function say(text, isProblem) {
-  if (!message) return;
-  message.textContent = text;
-  message.className = isProblem ? "status_msg problem" : "status_msg";
-}
-
+/** Takes over a fresh page, row by row and cell by cell: the focus and a selection stay where they are. */
 function renew(fresh) {
   document.querySelector("meta[name=token]").content = fresh.querySelector("meta[name=token]").content;
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
     if (!next || next.innerHTML === old.innerHTML) continue;
-    const before = old.querySelectorAll("tbody > tr");
-    const after = next.querySelectorAll("tbody > tr");
-    if (before.length === 0 || before.length !== after.length) {
-      old.innerHTML = next.innerHTML;
-      continue;
-    }
-    // Cell by cell: the focus and a selection stay where they are.
-    before.forEach((row, r) => {
-      row.className = after[r].className;
-      [...row.cells].forEach((cell, c) => {
-        const wanted = after[r].cells[c];
-        if (wanted && cell.innerHTML !== wanted.innerHTML) cell.innerHTML = wanted.innerHTML;
-      });
-    });
+    const body = old.querySelector("tbody");
+    const nextBody = next.querySelector("tbody");
+    if (body && nextBody) renewRows(body, nextBody);
+    else scrolled(old, () => { old.innerHTML = next.innerHTML; });
   }
 }
 
-async function look() {
-  if (asking || document.hidden || !document.querySelector("[data-live]")) return;
-  asking = true;
+function renewRows(body, nextBody) {
+  const rows = new Map([...body.rows].map((row) => [row.dataset.name, row]));
+  let place = body.firstElementChild;
+  for (const wanted of [...nextBody.rows]) {
+    const row = rows.get(wanted.dataset.name);
+    rows.delete(wanted.dataset.name);
+    if (!row) {
+      body.insertBefore(document.adoptNode(wanted), place);
+      continue;
+    }
+    if (row === place) place = place.nextElementSibling;
+    else body.insertBefore(row, place);
+    row.className = wanted.className;
+    row.dataset.state = wanted.dataset.state;
+    [...row.cells].forEach((cell, at) => renewCell(cell, wanted.cells[at]));
+  }
+  for (const gone of rows.values()) gone.remove();
+}
+
+function renewCell(cell, wanted) {
+  if (!wanted || cell.innerHTML === wanted.innerHTML) return;
+  const focused = cell.contains(document.activeElement) ? document.activeElement.name : null;
+  cell.innerHTML = wanted.innerHTML;
+  if (focused === null) return;
+  // Start takes the place of Stop: whoever was there goes on from there.
+  const links = [...cell.querySelectorAll("a:not(.hidden)")];
+  (links.find((link) => link.name === focused) || links[0])?.focus();
+}
+
+async function fetchPage() {
+  const url = here();
+  url.searchParams.delete("message");
   try {
-    const url = new URL(location.href);
-    url.searchParams.delete("message");
     const answer = await fetch(url, { cache: "no-store" });
     if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
     renew(new DOMParser().parseFromString(await answer.text(), "text/html"));
-    if (document.body.classList.contains("stale")) {
-      document.body.classList.remove("stale");
-      if (message) message.className = "hidden";
-    }
+    refreshList();
+    if (failing) say("");
+    failing = false;
+    stamp.textContent = "Live";
   } catch (problem) {
-    document.body.classList.add("stale");
-    say(`What is shown may be old: ${problem.message}`, true);
-  } finally {
-    asking = false;
+    stamp.textContent = "Not live";
+    // Said once, so that it does not hide what came of an action meanwhile.
+    if (!failing) say(`What is shown may be old: ${problem.message}`, true);
+    failing = true;
   }
+  document.body.classList.toggle("stale", failing);
 }
 
-async function act(link) {
-  const fields = new URL(link.href).searchParams;
-  fields.set("token", token());
-  link.setAttribute("aria-busy", "true");
-  try {
-    const answer = await fetch("index.html", {
-      method: "POST",
-      headers: { Accept: "text/plain" },
-      body: fields,
-    });
-    const refused = answer.status === 403 ? "Not done: this page was old. Please try again." : null;
-    const text = answer.ok ? await answer.text() : refused || `Not done: the server answers ${answer.status}`;
-    say(text, !answer.ok || text.startsWith("ERROR"));
-  } catch (problem) {
-    say(`Not done: ${problem.message}`, true);
-  } finally {
-    link.removeAttribute("aria-busy");
-  }
-  look();
+/** Looks now, and again after a while. Who asks while a look is under way gets that one. */
+export function look() {
+  if (asking) return asking;
+  clearTimeout(timer);
+  const begun = performance.now();
+  asking = fetchPage().finally(() => {
+    asking = null;
+    const pause = Math.max(PERIOD, SHARE * (performance.now() - begun));
+    if (!document.hidden) timer = setTimeout(look, pause);
+  });
+  return asking;
 }
 
-document.addEventListener("click", (event) => {
-  const link = event.target.closest("a[data-act]");
-  if (!link || event.button !== 0) return;
-  event.preventDefault();
-  if (link.getAttribute("aria-busy") !== "true") act(link);
-});
-document.addEventListener("visibilitychange", look);
-setInterval(look, PERIOD);
+if (document.querySelector("[data-live]")) {
+  document.body.classList.add("scripted");
+  host()?.after(stamp);
+  enableActions(look);
+  enableList();
+  enableTail();
+  document.addEventListener("visibilitychange", () => document.hidden || look());
+  timer = setTimeout(look, PERIOD);
+}
