@@ -33,6 +33,11 @@ pub fn is_alive(pid: i32) -> bool {
     ProcessStat::of(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
+/// How many descriptors it has open.
+pub fn descriptors_of(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// Pids of the living children.
 pub fn children_of(pid: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };

@@ -1,8 +1,11 @@
 //! Links over which nothing comes any more, while nobody has been told: both ends find out by themselves.
 
+use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fleetvisor_tests::{Fleet, Network, wait_for};
+use fleetvisor_tests::{Fleet, Network, Proxy, free_port, wait_for, wait_until};
+use nix::sys::signal::Signal;
 
 use super::{pids, wait_web};
 
@@ -55,16 +58,57 @@ fn a_pulled_cable_is_noticed_at_both_ends_and_touches_no_program() {
 }
 
 #[test]
-fn a_controller_that_hangs_is_left_for_the_next() {
-    let first = Fleet::new();
-    // The same authority, store and all, as a stand-by that takes over.
-    let token = first.token(&["--ttl", "1h"]);
-    let nobody = fleetvisor_tests::free_port();
-    let controllers = format!("127.0.0.1:{nobody},127.0.0.1:{}", first.port());
-    let host = first.host_config_at("web-01", "", &token, &controllers, super::WEB).start();
-    first.wait_host("web-01", "online");
+fn a_controller_that_hangs_is_left_for_another_way_to_it() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(&["--ttl", "1h"]);
+    let (nobody, cable) = (free_port(), Proxy::to(fleet.port()));
+    let controllers = format!("127.0.0.1:{nobody},127.0.0.1:{},{}", cable.port(), fleet.address());
+    let host = fleet.host_config_at("web-01", "", &token, &controllers, super::WEB).start();
+    fleet.wait_host("web-01", "online");
     wait_web(&host);
+    let before = pids(&host);
     let log = host.log();
     assert!(log.contains(&format!("fleet: no link to 127.0.0.1:{nobody}")), "{log}");
-    assert!(log.contains(&format!("fleet: linked to 127.0.0.1:{}", first.port())), "{log}");
+    assert!(log.contains(&format!("fleet: linked to 127.0.0.1:{}", cable.port())), "{log}");
+
+    cable.cut();
+    host.wait_file("supervisord.log", &format!("fleet: linked to {} ", fleet.address()));
+    // It hangs: connections stand, and nothing comes over them.
+    let linked = |log: &str| log.matches("fleet: linked to").count();
+    let links = linked(&host.log());
+    fleet.controller().signal(Signal::SIGSTOP);
+    let hung = Instant::now();
+    wait_for("the host to see that the controller hangs", || {
+        let log = host.log();
+        let lost = format!("fleet: no link to {}", fleet.address());
+        if log.contains(&lost) { Ok(()) } else { Err(log) }
+    });
+    assert!(hung.elapsed() < NOTICED, "the host took {:?}", hung.elapsed());
+    fleet.controller().signal(Signal::SIGCONT);
+    wait_until("the host links again", || linked(&host.log()) > links);
+    fleet.wait_host("web-01", "online");
+    assert_eq!(pids(&host), before);
+}
+
+#[test]
+fn a_controller_without_descriptors_waits_for_some_and_goes_on() {
+    let mut fleet = Fleet::new();
+    let pid = fleet.controller().pid();
+    let limit = fleetvisor_tests::descriptors_of(pid) + 20;
+    let done = Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--nofile={limit}")).status();
+    assert!(done.is_ok_and(|status| status.success()), "prlimit is there (the package util-linux)");
+    // Strangers that say nothing: some of them are taken, and hold what there is until their time is up.
+    let strangers: Vec<TcpStream> =
+        (0..40).map(|_| TcpStream::connect(("127.0.0.1", fleet.port())).expect("the port is open")).collect();
+    wait_until("all descriptors are used", || fleetvisor_tests::descriptors_of(pid) >= limit);
+    let log = || fleet.dir().read("controller.out");
+    wait_until("it is said", || log().contains("cannot accept a connection"));
+    // An attempt every quarter of a second, and not one after the other.
+    let attempts = log().matches("cannot accept a connection").count();
+    assert!(attempts < 100, "{attempts} attempts");
+    wait_for("an operator to get through", || {
+        let ran = fleet.ctl(&["host", "list"]);
+        if ran.code() == 0 { Ok(()) } else { Err(ran.to_string()) }
+    });
+    drop(strangers);
 }

@@ -2,12 +2,16 @@
 //!
 //! - [`access`]: who is refused.
 //! - [`away`]: hosts that are not there, and come back.
+//! - [`half_open`]: links that are dead while nobody has said so.
+//! - [`partition`]: all of that at random, under a stream of operations.
 //! - [`restart`], [`status`]: the verbs and the views.
 //! - [`simulated`]: many hosts that have links and no processes.
 //! - [`tokens`]: how a host joins.
 
 mod access;
 mod away;
+mod half_open;
+mod partition;
 mod restart;
 mod simulated;
 mod status;
