@@ -172,6 +172,13 @@ impl Daemon {
         })?;
         let servers = http::bind(&settings.config.servers).map_err(|error| fail(error.to_string()))?;
         remark_on_servers(&settings.config.servers, &settings, &logs);
+        for address in servers.iter().filter_map(http::Bound::open_to_all) {
+            let line = format!(
+                "Everybody who can reach {address} controls every program here: give [inet_http_server] a username \
+                 and a password, or let it listen on 127.0.0.1 only"
+            );
+            logs.line(LogLevel::Critical, line);
+        }
         if first && !section.nodaemon {
             logs.line(LogLevel::Info, "daemonizing the supervisord process");
             if let Some(directory) = &section.directory {

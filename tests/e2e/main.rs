@@ -6,6 +6,7 @@
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
+//! - [`http`]: other sites in a browser, slow clients.
 //! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
 //! - [`status_page`]: the page of one host in a browser.
@@ -20,6 +21,7 @@ mod bad_input;
 mod daemon;
 mod fcgi;
 mod fleet;
+mod http;
 mod lifecycle;
 mod logs;
 mod options;

@@ -2,7 +2,7 @@
 //! mode and listener are right before anybody can connect. What is served on the sockets is not known here.
 
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -14,6 +14,8 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_socket, connect, listen, socket,
 };
 use nix::unistd::{Gid, Uid, User};
+
+use super::pages::Names;
 
 const BACKLOG: i32 = 1024;
 
@@ -65,6 +67,19 @@ impl From<Errno> for BindError {
 pub(crate) struct Bound {
     pub(super) listener: Listener,
     pub(super) auth: Option<Credentials>,
+    pub(super) names: Names,
+}
+
+impl Bound {
+    /// The address at which everybody in the network is let in, if there is one.
+    pub(crate) fn open_to_all(&self) -> Option<SocketAddr> {
+        match &self.listener {
+            Listener::Inet(listener) if self.auth.is_none() => {
+                listener.local_addr().ok().filter(|address| !address.ip().is_loopback())
+            }
+            Listener::Inet(_) | Listener::Unix(..) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -98,9 +113,21 @@ pub(crate) fn bind(servers: &[HttpServer]) -> Result<Vec<Bound>, BindError> {
             HttpAddress::Inet { host, port } => Listener::Inet(inet(host, *port)?),
             HttpAddress::Unix { file, chmod, chown } => unix(file, *chmod, *chown)?,
         };
-        Ok(Bound { listener, auth: server.auth.clone() })
+        Ok(Bound { listener, auth: server.auth.clone(), names: names(server) })
     };
     servers.iter().map(open).collect()
+}
+
+fn names(server: &HttpServer) -> Names {
+    match (&server.address, &server.auth) {
+        (HttpAddress::Inet { host, .. }, None) => {
+            let node = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+            Names::Own(
+                [Some(host.clone()), node].into_iter().flatten().filter(|name| !name.is_empty()).collect(),
+            )
+        }
+        (HttpAddress::Inet { .. } | HttpAddress::Unix { .. }, _) => Names::Any,
+    }
 }
 
 fn inet(host: &str, port: u16) -> Result<TcpListener, BindError> {
@@ -266,6 +293,20 @@ mod tests {
         drop(bound);
         UnixStream::connect(&path).unwrap();
         drop(other);
+    }
+
+    #[test]
+    fn a_port_is_open_to_all_where_it_is_reached_from_elsewhere_without_a_password() {
+        let open = |host: &str, auth: Option<Credentials>| {
+            let address = HttpAddress::Inet { host: host.to_owned(), port: 0 };
+            let server = HttpServer { section: "inet_http_server".to_owned(), address, auth };
+            bind(&[server]).unwrap()[0].open_to_all().is_some()
+        };
+        let password = Credentials { username: "user".to_owned(), password: "secret".to_owned() };
+        assert!(open("", None));
+        assert!(!open("", Some(password)));
+        assert!(!open("127.0.0.1", None));
+        assert!(!open("localhost", None));
     }
 
     #[test]

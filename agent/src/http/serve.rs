@@ -47,7 +47,7 @@ pub(crate) async fn serve(
     for server in servers {
         match Acceptor::new(server.listener) {
             Ok(acceptor) => {
-                let site = Site::new(api.clone(), server.auth, Arc::clone(&followers));
+                let site = Site::new(api.clone(), server.auth, server.names, Arc::clone(&followers));
                 running.spawn(accept(acceptor, Arc::new(site), most, closing.clone()));
             }
             Err(error) => logs.line(LogLevel::Critical, format!("cannot serve HTTP: {error}")),

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::auth::{self, Verdict};
 use super::follow::{FollowError, Followers};
-use super::pages::{self, Page, Token};
+use super::pages::{self, Names, Page, Token};
 use super::reply::{self, Body};
 use crate::rpc::{Api, Unanswerable};
 
@@ -39,11 +39,12 @@ pub(super) struct Site {
     auth: Option<Credentials>,
     followers: Arc<Followers>,
     token: Token,
+    names: Names,
 }
 
 impl Site {
-    pub(super) fn new(api: Api, auth: Option<Credentials>, followers: Arc<Followers>) -> Site {
-        Site { api, auth, followers, token: Token::new() }
+    pub(super) fn new(api: Api, auth: Option<Credentials>, names: Names, followers: Arc<Followers>) -> Site {
+        Site { api, auth, followers, token: Token::new(), names }
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -83,6 +84,9 @@ impl Site {
         let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8_lossy();
         if path.starts_with("/RPC2") {
             return match parts.method {
+                Method::POST if !pages::may_call(&parts.headers) || !self.names.include(&parts.headers) => {
+                    refused(reply::error(StatusCode::FORBIDDEN), body).await
+                }
                 Method::POST => self.rpc(parts, body).await,
                 _ => refused(reply::error(StatusCode::BAD_REQUEST), body).await,
             };
@@ -92,7 +96,7 @@ impl Site {
                 return reply::error(StatusCode::LENGTH_REQUIRED);
             }
             return match collect(body, MOST_FORM_BYTES).await {
-                Ok(form) => page.answer(&self.api, &self.token, parts, &form).await,
+                Ok(form) => page.answer(&self.api, &self.token, &self.names, parts, &form).await,
                 Err(status) => reply::error(status),
             };
         }

@@ -5,6 +5,7 @@ use chrono::Local;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_proto::fault::{Fault, FaultCode};
 use fleetvisor_proto::xmlrpc::Value;
+use hyper::header::HeaderValue;
 
 use super::html::{Escaped, head};
 use crate::rpc::Api;
@@ -110,6 +111,20 @@ impl<'a> Action<'a> {
             Escaped(token)
         )
     }
+}
+
+/// A page that says why nothing is done under the name that a browser has for this server.
+pub(super) fn foreign_name(host: Option<&HeaderValue>) -> String {
+    let host = host.map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
+    format!(
+        "{}<body>\n<main class=\"confirm\">\n<h1>Nothing has been done</h1>\n\
+         <p>This server asks for no password, so a browser may act only where it is opened by its address or as \
+         localhost: any site could let <b>{}</b> point here. Open it so, or give it <code>username</code> and \
+         <code>password</code> in <code>[inet_http_server]</code>.</p>\n\
+         <a class=\"button\" href=\"./\">Back</a>\n</main>\n</body>\n</html>\n",
+        head("Forbidden", ""),
+        Escaped(&host)
+    )
 }
 
 async fn one(api: &Api, deed: Deed, process: &str) -> String {

@@ -26,7 +26,7 @@ use crate::host::FileSystem;
 use crate::rpc::Api;
 use form::Form;
 
-pub(super) use guard::Token;
+pub(super) use guard::{Names, Token, may_call};
 
 const HTML: &str = "text/html;charset=utf-8";
 
@@ -62,13 +62,23 @@ impl Page {
     }
 
     /// `body` is what was posted, if anything was.
-    pub(super) async fn answer(self, api: &Api, token: &Token, parts: &Parts, body: &[u8]) -> Response<Body> {
+    pub(super) async fn answer(
+        self,
+        api: &Api,
+        token: &Token,
+        names: &Names,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Response<Body> {
         let form = Form::read(parts.uri.query().unwrap_or(""), body);
         match self {
             Page::Ok => reply::text("text/plain", "OK"),
             Page::Tail => html_page(StatusCode::OK, tail::render(api, &form).await),
             Page::Status => match form.get("action") {
                 None => status_page(api, token, &form).await,
+                Some(_) if !names.include(&parts.headers) => {
+                    html_page(StatusCode::FORBIDDEN, actions::foreign_name(parts.headers.get(HOST)))
+                }
                 Some(action) => act(api, token, parts, &form, action).await,
             },
         }
