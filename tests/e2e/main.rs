@@ -9,6 +9,7 @@
 //! - [`http`]: other sites in a browser, slow clients.
 //! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
+//! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
 //! - [`status_page`]: the page of one host in a browser.
 //! - [`bad_input`]: what nobody should send.
 //! - [`fleet`]: a controller with hosts.
@@ -22,6 +23,7 @@ mod daemon;
 mod fcgi;
 mod fleet;
 mod http;
+mod http_answers;
 mod lifecycle;
 mod logs;
 mod options;

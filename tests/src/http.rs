@@ -63,6 +63,15 @@ impl Address {
         Ok(stream)
     }
 
+    /// Begins a conversation.
+    ///
+    /// # Errors
+    /// In words, when nobody listens.
+    pub fn converse(&self) -> Result<Conversation, String> {
+        let stream = self.connect().map_err(|error| format!("cannot connect to {self:?}: {error}"))?;
+        Ok(Conversation { stream, ahead: Vec::new() })
+    }
+
     /// Sends the bytes, says that there are no more, and gives what comes back until the server closes.
     /// A server that refuses before it has read everything is no error: its answer counts.
     pub fn exchange(&self, request: &[u8]) -> Result<Vec<u8>, String> {
@@ -88,6 +97,73 @@ impl Address {
         stream.write_all(&request).ok();
         let bytes = if method == "HEAD" { read(&mut *stream)? } else { read_one(&mut *stream)? };
         Ok(Answer::split(&bytes))
+    }
+}
+
+/// A connection that is kept, for what takes more than one request or an answer that does not end.
+pub struct Conversation {
+    stream: Box<dyn Stream>,
+    /// What has been read and belongs to no answer yet.
+    ahead: Vec<u8>,
+}
+
+impl std::fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Conversation")
+    }
+}
+
+impl Conversation {
+    /// # Errors
+    /// In words, also when the server takes no more.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.stream.write_all(bytes).map_err(|error| format!("cannot send: {error}"))
+    }
+
+    /// The next answer, of a length that it says itself.
+    ///
+    /// # Errors
+    /// In words, when there is no such answer.
+    pub fn answer(&mut self) -> Result<Answer, String> {
+        loop {
+            let answer = Answer::split(&self.ahead);
+            let head = answer.head.len() + 4;
+            if self.ahead.len() >= head
+                && let Some(length) = answer.length()
+                && answer.body.len() >= length
+            {
+                let rest = self.ahead.split_off(head + length);
+                return Ok(Answer::split(&std::mem::replace(&mut self.ahead, rest)));
+            }
+            self.more()?;
+        }
+    }
+
+    /// Reads on until this has come, and gives everything that has come so far.
+    ///
+    /// # Errors
+    /// In words, when it does not come.
+    pub fn read_until(&mut self, part: &str) -> Result<String, String> {
+        loop {
+            let text = String::from_utf8_lossy(&self.ahead);
+            if text.contains(part) {
+                return Ok(text.into_owned());
+            }
+            self.more()?;
+        }
+    }
+
+    fn more(&mut self) -> Result<(), String> {
+        let mut chunk = [0; 16 << 10];
+        let so_far = |ahead: &[u8]| String::from_utf8_lossy(ahead).into_owned();
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(format!("the server has closed; so far {:?}", so_far(&self.ahead))),
+            Ok(count) => {
+                self.ahead.extend_from_slice(&chunk[..count]);
+                Ok(())
+            }
+            Err(error) => Err(format!("{error}; so far {:?}", so_far(&self.ahead))),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub use command::{Ran, run};
 pub use daemon::Daemon;
 pub use fleet::{Fleet, FleetHost};
 pub use host::{Flavour, Host, HostConfig};
-pub use http::{Address, Answer};
+pub use http::{Address, Answer, Conversation};
 pub use net::Network;
 pub use normal::normalise;
 pub use oracle::{python_program, python_supervisorctl, python_supervisord};
