@@ -14,7 +14,7 @@ use fleetvisor_model::config::{LogLevel, Process};
 use fleetvisor_model::signal::Signal;
 
 use crate::keeper_link::KeeperLink;
-use crate::logs::{Logs, Outputs};
+use crate::logs::{LogStash, Logs, Outputs};
 use crate::program::{self, Surroundings, path_bytes};
 use crate::stdin::Stdin;
 
@@ -104,10 +104,19 @@ impl Children {
         Ok(())
     }
 
-    pub(crate) fn logs_opened(&mut self, instance: Instance, result: Result<(), String>) -> Option<Input> {
+    pub(crate) fn logs_opened(
+        &mut self,
+        instance: Instance,
+        result: Result<LogStash, String>,
+    ) -> Option<Input> {
         match (self.children.remove(&instance)?, result) {
             (Child::Opening { .. }, Err(error)) => Some(Input::SpawnFailed { instance, error }),
-            (Child::Opening { spawn, stdin, signals }, Ok(())) => {
+            (Child::Opening { spawn, stdin, signals }, Ok(stash)) => {
+                if !stash.is_empty() {
+                    // Before the program writes anything: no byte of it is ever where only this process has it.
+                    let LogStash { bytes, descriptors } = stash;
+                    self.keeper.send(Request::Stash { key: stash_key(instance), bytes }, descriptors);
+                }
                 self.keeper.send(Request::Spawn(spawn), stdin.into_iter().collect());
                 self.children.insert(instance, Child::Spawning);
                 for (signal, to_group) in signals {
@@ -154,6 +163,7 @@ impl Children {
         let instance = Instance(id);
         self.children.remove(&instance);
         self.logs.forget(instance);
+        self.keeper.send(Request::Unstash { key: stash_key(instance) }, Vec::new());
         Input::SpawnFailed { instance, error }
     }
 
@@ -170,6 +180,7 @@ impl Children {
 
     pub(crate) fn drained(&mut self, instance: Instance, status: ExitStatus) -> Input {
         self.children.remove(&instance);
+        self.keeper.send(Request::Unstash { key: stash_key(instance) }, Vec::new());
         self.keeper.send(Request::Release { id: instance.0 }, Vec::new());
         Input::Exited { instance, status }
     }
@@ -183,6 +194,11 @@ impl Children {
             }
         }
     }
+}
+
+/// What the logs leave for a successor.
+fn stash_key(instance: Instance) -> String {
+    format!("logs/{}", instance.0)
 }
 
 /// Who a program runs as. What does not work out is said by the child, on its stderr, as Supervisor does.

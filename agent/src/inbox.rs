@@ -18,6 +18,8 @@ use fleetvisor_model::state::DaemonState;
 use fleetvisor_model::status::ProcessStatus;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::logs::LogStash;
+
 /// Everything that reaches the loop from inside this process.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -69,17 +71,19 @@ pub(crate) enum Message {
     /// What a program is to write to is open, or why it can't be.
     LogsOpened {
         instance: Instance,
-        result: Result<(), String>,
+        result: Result<LogStash, String>,
     },
     /// All that a child wrote has been taken from its pipes: its end may be acted on.
     Drained {
         instance: Instance,
         status: ExitStatus,
     },
-    /// An event listener's stdout.
+    /// An event listener's stdout; `upto` counts its bytes to the end of `data`.
     ListenerSays {
         instance: Instance,
         data: Vec<u8>,
+        #[allow(dead_code, reason = "for the agent that takes over")]
+        upto: u64,
     },
     /// Written by a program whose output makes events.
     Logged {

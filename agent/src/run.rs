@@ -201,7 +201,7 @@ impl Agent {
                 }
             }
             Message::RemoteEvent { kind, data } => self.tell(Told::Remote { kind, data }),
-            Message::ListenerSays { instance, data } => {
+            Message::ListenerSays { instance, data, .. } => {
                 if let Some(name) = self.core.name_of(instance) {
                     self.pools.read(name, &data);
                 }

@@ -27,13 +27,16 @@ pub(crate) fn pids(mark: &Path) -> Vec<Pid> {
         .collect()
 }
 
-/// Ends them all by SIGKILL, until none is left: a daemon may fork while it is being looked for.
+/// Ends them all by SIGKILL, until none is left: a daemon may fork while it is being looked for. All are halted
+/// first, so that none has time to notice that another has gone.
 pub(crate) fn kill_all(mark: &Path) {
     poll(std::time::Duration::from_secs(10), || {
         let found = pids(mark);
-        for pid in &found {
-            // ESRCH: it ended by itself in the meantime.
-            kill(*pid, Signal::SIGKILL).ok();
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            for pid in &found {
+                // ESRCH: it ended by itself in the meantime.
+                kill(*pid, signal).ok();
+            }
         }
         found.is_empty()
     });

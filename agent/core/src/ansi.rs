@@ -1,9 +1,11 @@
 //! Takes ANSI escape sequences out of a program's output, also those that are cut by the end of a chunk.
 
+use serde::{Deserialize, Serialize};
+
 /// Letters that end a sequence, as Supervisor knows them.
 const TERMINATORS: &[u8] = b"HfABCDRsuJKhlpm";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     #[default]
     Text,
@@ -14,7 +16,7 @@ enum State {
 }
 
 /// What of a sequence has been seen so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stripper {
     state: State,
 }

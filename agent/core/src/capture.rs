@@ -1,6 +1,8 @@
 //! Capture mode: takes what a program writes between two tokens out of its output, wherever chunks are cut.
 //! As in Supervisor, output no longer than a token is held back until more comes.
 
+use serde::{Deserialize, Serialize};
+
 const BEGIN: &[u8] = b"<!--XSUPERVISOR:BEGIN-->";
 const END: &[u8] = b"<!--XSUPERVISOR:END-->";
 
@@ -14,7 +16,7 @@ pub enum Piece {
     End,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Splitter {
     capturing: bool,
     held: Vec<u8>,
@@ -51,6 +53,11 @@ impl Splitter {
         }
     }
 
+    /// Output that was held back and that nothing follows; none where it would have been captured.
+    pub fn finish(&mut self) -> Vec<u8> {
+        if self.capturing { Vec::new() } else { std::mem::take(&mut self.held) }
+    }
+
     fn push(&self, data: Vec<u8>, pieces: &mut Vec<Piece>) {
         if !data.is_empty() {
             pieces.push(if self.capturing { Piece::Captured(data) } else { Piece::Text(data) });
@@ -67,7 +74,16 @@ pub struct Captured {
 
 impl Captured {
     pub fn new(most: usize) -> Captured {
-        Captured { most, data: Vec::new() }
+        Captured::with(most, Vec::new())
+    }
+
+    /// With what was captured so far.
+    pub fn with(most: usize, data: Vec<u8>) -> Captured {
+        Captured { most, data }
+    }
+
+    pub fn data(&self) -> &[u8] {
+        &self.data
     }
 
     pub fn add(&mut self, data: &[u8]) {
@@ -130,6 +146,15 @@ mod tests {
         let mut splitter = Splitter::default();
         assert_eq!(splitter.split(b"short\n"), []);
         assert_eq!(splitter.split(&[b'x'; 20]).len(), 1);
+    }
+
+    #[test]
+    fn what_waits_comes_out_at_the_end() {
+        let mut splitter = Splitter::default();
+        assert_eq!(splitter.split(b"short\n"), []);
+        assert_eq!(splitter.finish(), b"short\n");
+        splitter.split(b"<!--XSUPERVISOR:BEGIN-->half an event");
+        assert_eq!(splitter.finish(), b"");
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! The daemon's own log: a line's form, its level, and the file and terminal it goes to.
+//! The daemon's own log: a line's form, its level, and the file and terminal it goes to. A line that can't be
+//! written is counted, and the log says how many bytes it lacks once it is written again.
 
 use std::io::Write;
 
 use chrono::Local;
 use fleetvisor_model::config::{LogLevel, LogTarget, SupervisordSection};
 
-use super::file::{LogFile, Rotation};
-use super::output::Syslog;
+use super::file::LogFile;
+use super::rotate::Rotation;
+use super::syslog::Syslog;
+use super::trouble::Failure;
 
 #[derive(Debug)]
 pub(crate) struct DaemonLog {
@@ -19,7 +22,7 @@ pub(crate) struct DaemonLog {
 enum Target {
     Nowhere,
     Syslog(Syslog),
-    File(LogFile),
+    File(Box<LogFile>),
 }
 
 impl DaemonLog {
@@ -29,9 +32,19 @@ impl DaemonLog {
         let target = match &section.logfile {
             LogTarget::None | LogTarget::Auto => Target::Nowhere,
             LogTarget::Syslog => Target::Syslog(Syslog::default()),
-            LogTarget::File(path) => Target::File(LogFile::open(path, rotation)?),
+            LogTarget::File(path) => {
+                let mut file = LogFile::open(path, rotation)?;
+                // A daemon that was killed may have left half a line.
+                let _ = file.end_line();
+                Target::File(Box::new(file))
+            }
         };
         Ok(DaemonLog { level: section.loglevel, to_stdout: section.nodaemon && !section.silent, target })
+    }
+
+    #[cfg(test)]
+    pub(super) fn nowhere() -> DaemonLog {
+        DaemonLog { level: LogLevel::Info, to_stdout: false, target: Target::Nowhere }
     }
 
     pub(crate) fn level(&self) -> LogLevel {
@@ -42,8 +55,7 @@ impl DaemonLog {
         if level > self.level {
             return;
         }
-        let time = Local::now().format("%Y-%m-%d %H:%M:%S,%3f");
-        let line = format!("{time} {} {line}\n", label(level));
+        let line = with_time(level, line);
         if self.to_stdout {
             // A terminal that is gone is no reason to stop logging.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
@@ -52,27 +64,60 @@ impl DaemonLog {
             Target::Nowhere => {}
             Target::Syslog(syslog) => syslog.line(line.trim_end()),
             Target::File(file) => {
-                if let Some(remark) = file.write(line.as_bytes()) {
-                    let _ = writeln!(std::io::stderr(), "{remark}");
+                let lost = |file: &mut LogFile, line: &str| {
+                    if let Err(errno) = file.write_whole(line.as_bytes()) {
+                        file.failed(errno);
+                        file.trouble.lose(line.len());
+                    }
+                };
+                lost(file, &line);
+                for (level, remark) in file.trouble.take_said() {
+                    if file.trouble.now().is_some() {
+                        let _ = writeln!(std::io::stderr(), "{remark}");
+                    } else if level <= self.level {
+                        lost(file, &with_time(level, &remark));
+                    }
                 }
             }
         }
     }
 
+    /// What keeps it from being written.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match &self.target {
+            Target::File(file) => file.trouble.now().cloned(),
+            Target::Nowhere | Target::Syslog(_) => None,
+        }
+    }
+
+    /// Whether [`failure`](Self::failure) is different since this was last asked.
+    pub(super) fn take_troubled(&mut self) -> bool {
+        match &mut self.target {
+            Target::File(file) => file.trouble.take_changed(),
+            Target::Nowhere | Target::Syslog(_) => false,
+        }
+    }
+
     pub(super) fn reopen(&mut self) {
         if let Target::File(file) = &mut self.target
-            && let Err(error) = file.reopen()
+            && let Err(errno) = file.reopen()
         {
-            let _ = writeln!(std::io::stderr(), "cannot open log {}: {error}", file.path().display());
+            let _ =
+                writeln!(std::io::stderr(), "cannot open log {}: {}", file.path().display(), errno.desc());
         }
     }
 
     pub(super) fn clear(&mut self) -> Result<(), String> {
         match &mut self.target {
-            Target::File(file) => file.clear().map_err(|error| error.to_string()),
+            Target::File(file) => file.clear().map_err(|errno| errno.desc().to_owned()),
             Target::Nowhere | Target::Syslog(_) => Ok(()),
         }
     }
+}
+
+fn with_time(level: LogLevel, line: &str) -> String {
+    let time = Local::now().format("%Y-%m-%d %H:%M:%S,%3f");
+    format!("{time} {} {line}\n", label(level))
 }
 
 /// Supervisor's four letters.

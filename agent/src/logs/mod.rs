@@ -1,22 +1,46 @@
 //! Logs: from the programs' pipes to files, and the daemon's own. All of it lives in one thread ([`thread`]),
 //! so that a slow disk holds up nothing else; the rest of the agent holds a [`Logs`] handle. Bytes of logs
 //! pass through the loop only where event listeners are to see them, or say something themselves.
+//!
+//! Killed at any instant, each byte that a program has written is in its pipe, which the keeper holds, in the
+//! keeper's memory file for the stream ([`spool`]), or in the log, and an agent that comes after
+//! ([`Logs::adopt`]) goes on from there.
+//!
+//! - [`pump`]: one pipe, the pace at which it is emptied; [`output`]: where its bytes go; [`transform`]: what
+//!   becomes of them on the way; [`spool`]: where they wait meanwhile.
+//! - [`file`]: a log and its end; [`open`], [`rotate`], [`trouble`]: how it comes, moves on and fails.
+//! - [`daemon`], [`syslog`]: the daemon's own lines.
+//! - [`poller`], [`tools`]: waiting; looking into pipes.
 
 mod daemon;
 mod file;
+#[cfg(test)]
+mod kills;
+mod open;
 mod output;
+mod poller;
+mod pump;
+mod rotate;
+mod spool;
+mod syslog;
 mod thread;
+mod tools;
+mod transform;
+mod trouble;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
 
 use fleetvisor_core::effect::Instance;
 use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_model::config::{LogLevel, OutputLog};
 use fleetvisor_model::name::ProcessName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{oneshot, watch};
 
 pub(crate) use daemon::DaemonLog;
+pub(crate) use trouble::Failure;
 
 /// What a program's two streams are written to. `stderr` is `None` where it is redirected to stdout.
 #[derive(Clone, Debug)]
@@ -26,6 +50,62 @@ pub(crate) struct Outputs {
     pub(crate) stderr: Option<OutputLog>,
     /// Its stdout is a conversation with the daemon.
     pub(crate) is_listener: bool,
+}
+
+/// What the keeper is to hold for a successor, from before a program is spawned until it is released: nothing
+/// where the successor finds all it needs in the log itself.
+#[derive(Debug, Default)]
+pub(crate) struct LogStash {
+    /// Which streams the descriptors belong to.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl LogStash {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.descriptors.is_empty()
+    }
+
+    fn of(outputs: &[output::Output]) -> std::io::Result<LogStash> {
+        let mut stash = LogStash::default();
+        for (stream, output) in (0..).zip(outputs) {
+            if let Some(memory) = output.memory() {
+                stash.bytes.push(stream);
+                stash.descriptors.push(memory.try_clone_to_owned()?);
+            }
+        }
+        Ok(stash)
+    }
+
+    /// Of stdout and of stderr.
+    fn into_memories(self) -> [Option<OwnedFd>; 2] {
+        let mut memories = [None, None];
+        for (stream, descriptor) in self.bytes.into_iter().zip(self.descriptors) {
+            if let Some(memory) = memories.get_mut(usize::from(stream)) {
+                *memory = Some(descriptor);
+            }
+        }
+        memories
+    }
+}
+
+/// A program that an agent which is gone has spawned.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) outputs: Outputs,
+    pub(crate) stash: LogStash,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: Option<OwnedFd>,
+    /// How many bytes of a listener's stdout are known, by `upto` of [`crate::inbox::Message::ListenerSays`].
+    pub(crate) heard: u64,
+}
+
+/// The logs that can't be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failures {
+    /// The daemon's own.
+    pub(crate) daemon: Option<Failure>,
+    pub(crate) programs: BTreeMap<ProcessName, Vec<Failure>>,
 }
 
 /// What is asked of the thread, in order.
@@ -45,6 +125,13 @@ enum Command {
         stdout: OwnedFd,
         stderr: Option<OwnedFd>,
     },
+    #[allow(dead_code, reason = "for the agent that takes over")]
+    Adopt {
+        instance: Instance,
+        adoption: Box<Adoption>,
+    },
+    #[allow(dead_code, reason = "for the agent that takes over")]
+    Resume,
     /// Takes what is left in the pipes; answered by [`crate::inbox::Message::Drained`].
     Drain {
         instance: Instance,
@@ -73,7 +160,7 @@ enum Command {
     /// An answer that is not given before everything above it is in the log.
     Answer(Answer),
     Close {
-        answer: oneshot::Sender<()>,
+        answer: Option<oneshot::Sender<()>>,
     },
 }
 
@@ -87,21 +174,43 @@ impl std::fmt::Debug for Answer {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
-    commands: mpsc::UnboundedSender<Command>,
+    sender: Arc<Sender>,
     /// The daemon log's: lines below it are not even sent.
     level: LogLevel,
+    failures: watch::Receiver<Arc<Failures>>,
+}
+
+#[derive(Debug)]
+struct Sender {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<poller::Wake>,
+}
+
+impl Sender {
+    /// The thread is gone only after [`Logs::close`], when nothing is left to say.
+    fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+        self.wake.wake();
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.send(Command::Close { answer: None });
+    }
 }
 
 impl Logs {
     /// For tests of those who log: nobody reads it.
     #[cfg(test)]
     pub(crate) fn nowhere() -> Logs {
-        Logs { commands: mpsc::unbounded_channel().0, level: LogLevel::Info }
+        let wake = poller::Poller::new().expect("descriptors").waker();
+        let sender = Arc::new(Sender { commands: mpsc::channel().0, wake });
+        Logs { sender, level: LogLevel::Info, failures: watch::channel(Arc::default()).1 }
     }
 
-    /// The thread is gone only after [`Logs::close`], when nothing is left to say.
     fn send(&self, command: Command) {
-        let _ = self.commands.send(command);
+        self.sender.send(command);
     }
 
     /// A line of the daemon's own log.
@@ -127,6 +236,24 @@ impl Logs {
 
     pub(crate) fn attach(&self, instance: Instance, stdout: OwnedFd, stderr: Option<OwnedFd>) {
         self.send(Command::Attach { instance, stdout, stderr });
+    }
+
+    /// Goes on with a program that an agent which is gone has spawned. A log that can't be opened is one that
+    /// can't be written for now. No pipe is read before [`resume`](Self::resume).
+    #[allow(dead_code, reason = "for the agent that takes over")]
+    pub(crate) fn adopt(&self, instance: Instance, adoption: Adoption) {
+        self.send(Command::Adopt { instance, adoption: Box::new(adoption) });
+    }
+
+    /// All that there was to adopt is adopted.
+    #[allow(dead_code, reason = "for the agent that takes over")]
+    pub(crate) fn resume(&self) {
+        self.send(Command::Resume);
+    }
+
+    /// The logs that can't be written now.
+    pub(crate) fn failures(&self) -> Arc<Failures> {
+        Arc::clone(&self.failures.borrow())
     }
 
     pub(crate) fn drain(&self, instance: Instance, status: ExitStatus) {
@@ -169,7 +296,7 @@ impl Logs {
     /// Everything sent so far is written when this returns, and the thread ends.
     pub(crate) async fn close(&self) {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Close { answer });
+        self.send(Command::Close { answer: Some(answer) });
         let _ = answered.await;
     }
 }

@@ -1,86 +1,384 @@
-//! Where one stream of a program goes: a log file that it may share with others, and syslog.
+//! Where one stream of a program goes: to a log file that it may share with others, to syslog, to event
+//! listeners, to the daemon. Bytes that nobody looks at are moved from pipe to file by the kernel; others go
+//! through a spool, and what they come to is recorded so that it is done once.
 
 use std::cell::RefCell;
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use fleetvisor_core::ansi::Stripper;
-use fleetvisor_core::capture::{Captured, Splitter};
+use fleetvisor_core::effect::Instance;
+use fleetvisor_core::event::{Channel, bytes_repr};
+use fleetvisor_model::config::{LogLevel, repr};
+use fleetvisor_model::name::ProcessName;
+use nix::errno::Errno;
+use nix::unistd::read;
 
-use super::file::LogFile;
+use super::daemon::DaemonLog;
+use super::file::{End, LogFile, Short};
+use super::spool::{Record, Spool};
+use super::syslog::Syslog;
+use super::tools::{CHUNK, Moved, Tools};
+use super::transform::{Shown, Transform, Work};
+use crate::inbox::{Handle, Message};
 
-/// The local syslog daemon's socket.
-const SYSLOG: &str = "/dev/log";
-/// `LOG_USER | LOG_INFO`, as Python's `syslog` sends by default.
-const PRIORITY: u8 = 14;
+/// What listeners have said that is kept for an agent that has not heard it.
+const KEPT_OF_LISTENERS: u64 = 64 << 10;
 
-#[derive(Debug, Default)]
-pub(super) struct Output {
-    pub(super) file: Option<Rc<RefCell<LogFile>>>,
-    pub(super) syslog: Option<Syslog>,
-    pub(super) stripper: Option<Stripper>,
-    pub(super) capture: Option<Capture>,
-    /// What is written is also an event.
-    pub(super) events: bool,
-    /// What is written is meant for the daemon.
-    pub(super) is_listener: bool,
+/// What all streams share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) daemon: DaemonLog,
+    pub(super) tools: Tools,
+    pub(super) handle: Handle,
 }
 
-/// Capture mode of one stream.
+/// Which stream of which run of a program.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) instance: Instance,
+    pub(super) name: ProcessName,
+    pub(super) channel: Channel,
+}
+
 #[derive(Debug)]
-pub(super) struct Capture {
-    pub(super) splitter: Splitter,
-    pub(super) captured: Captured,
+pub(super) struct Output {
+    /// `None` where nothing is written.
+    pub(super) file: Option<Rc<RefCell<LogFile>>>,
+    syslog: Option<Syslog>,
+    events: bool,
+    looked_at: Option<Box<LookedAt>>,
+}
+
+/// A stream whose bytes this process has to see.
+#[derive(Debug)]
+struct LookedAt {
+    /// `None` where the system has no memory for it: then a killed agent takes with it what it was just doing.
+    spool: Option<Spool>,
+    transform: Transform,
+    /// The last that was recorded.
+    recorded: Record,
+    /// What a pipe or a terminal has not taken yet.
+    rest: Vec<u8>,
+}
+
+/// What an output is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) file: Option<Rc<RefCell<LogFile>>>,
+    pub(super) syslog: bool,
+    pub(super) events: bool,
+    pub(super) transform: Transform,
+    pub(super) most_captured: usize,
 }
 
 impl Output {
-    /// The chunk without its escape sequences, where those are not wanted.
-    pub(super) fn strip<'a>(&mut self, chunk: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-        match &mut self.stripper {
-            Some(stripper) => {
-                scratch.clear();
-                stripper.strip(chunk, scratch);
-                scratch.as_slice()
+    pub(super) fn new(parts: Parts) -> Result<Output, Errno> {
+        let Parts { file, syslog, events, transform, most_captured } = parts;
+        let mut output = Output { file, syslog: syslog.then(Syslog::default), events, looked_at: None };
+        if !transform.is_nothing() {
+            let spool = match Spool::new(most_captured, kept(&transform)) {
+                Ok(spool) => Some(spool),
+                Err(errno @ (Errno::EMFILE | Errno::ENFILE)) => return Err(errno),
+                Err(_) => None,
+            };
+            output.look_at(spool, transform, Record::default());
+        }
+        Ok(output)
+    }
+
+    /// With the memory of an agent that is gone.
+    pub(super) fn adopt(parts: Parts, memory: Option<OwnedFd>) -> Output {
+        let Parts { file, syslog, events, mut transform, most_captured } = parts;
+        let mut output = Output { file, syslog: syslog.then(Syslog::default), events, looked_at: None };
+        if !transform.is_nothing() {
+            let kept = kept(&transform);
+            let adopted = memory.and_then(|memory| Spool::adopt(memory, most_captured, kept).ok());
+            let (spool, record) = match adopted {
+                Some((spool, record)) => (Some(spool), record),
+                None => (None, Record::default()),
+            };
+            transform.go_on_from(record.clone(), most_captured);
+            output.look_at(spool, transform, record);
+        }
+        output
+    }
+
+    fn look_at(&mut self, spool: Option<Spool>, transform: Transform, recorded: Record) {
+        let looked_at = LookedAt { spool, transform, recorded, rest: Vec::new() };
+        self.looked_at = Some(Box::new(looked_at));
+    }
+
+    /// To be kept for a successor.
+    pub(super) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.looked_at.as_ref()?.spool.as_ref().map(Spool::memory)
+    }
+
+    pub(super) fn is_listener(&self) -> bool {
+        self.looked_at.as_ref().is_some_and(|looked_at| looked_at.transform.is_listener)
+    }
+
+    /// Others write to the same file: it is to get whole lines.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.is_listener() && self.file.as_ref().is_some_and(|file| Rc::strong_count(file) > 1)
+    }
+
+    /// Up to `most` bytes, no more than a chunk, out of the pipe to wherever they go. An error leaves all of them
+    /// in the pipe.
+    pub(super) fn take(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+        source: &Source,
+        common: &mut Common,
+    ) -> Result<Moved, Errno> {
+        if self.looked_at.is_some() {
+            return self.look(pipe, most, source, common);
+        }
+        match &self.file {
+            None => common.tools.move_to_nowhere(pipe),
+            Some(file) => {
+                let mut file = file.borrow_mut();
+                let moved = file.move_in(pipe, most, &mut common.tools);
+                moved.inspect_err(|errno| file.failed(*errno))
             }
-            None => chunk,
         }
     }
 
-    /// Writes a chunk; remarks are for the daemon's log.
-    pub(super) fn write(&mut self, chunk: &[u8]) -> Option<String> {
-        if let Some(syslog) = &mut self.syslog {
-            for line in String::from_utf8_lossy(chunk).lines() {
-                syslog.line(line);
+    fn look(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+        source: &Source,
+        common: &mut Common,
+    ) -> Result<Moved, Errno> {
+        if !self.write_rest() {
+            return Ok(Moved::Blocked);
+        }
+        let Some(looked_at) = &mut self.looked_at else { return Ok(Moved::Empty) };
+        let moved = looked_at.fill(pipe, most, &mut common.tools, &mut common.daemon, source)?;
+        if let Moved::Bytes(count) = moved {
+            let chunk = std::mem::take(&mut common.tools.buffer);
+            self.deal_with(&chunk[..count], None, source, common);
+            common.tools.buffer = chunk;
+        }
+        Ok(moved)
+    }
+
+    /// Does again what an agent that was killed has begun, and says again what nobody has heard: a listener's
+    /// first `heard` bytes are known.
+    pub(super) fn go_on(&mut self, heard: u64, source: &Source, common: &mut Common) {
+        let Some(looked_at) = &mut self.looked_at else { return };
+        let (done, end) = (looked_at.recorded.done, looked_at.recorded.end);
+        let Some(spool) = &looked_at.spool else { return };
+        if looked_at.transform.is_listener
+            && heard < done
+            && let Ok(data) = spool.kept(heard, done)
+        {
+            let _ = common.handle.send(Message::ListenerSays { instance: source.instance, data, upto: done });
+        }
+        let mut chunk = vec![0; CHUNK];
+        let mut again = end;
+        loop {
+            let Some(looked_at) = &self.looked_at else { return };
+            let Some(spool) = &looked_at.spool else { return };
+            match spool.read(looked_at.recorded.done, &mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => self.deal_with(&chunk[..count], again.take(), source, common),
             }
         }
-        self.file.as_ref().and_then(|file| file.borrow_mut().write(chunk))
+    }
+
+    /// What was held back, once nothing follows.
+    pub(super) fn finish(&mut self, source: &Source, common: &mut Common) {
+        let Some(looked_at) = &mut self.looked_at else { return };
+        let work = looked_at.transform.finish();
+        if work != Work::default() {
+            self.log(work, &[], None, source, common);
+        }
+        if !self.write_rest()
+            && let (Some(file), Some(looked_at)) = (&self.file, &mut self.looked_at)
+        {
+            let mut file = file.borrow_mut();
+            file.trouble.begin(Errno::EAGAIN);
+            file.trouble.lose(looked_at.rest.len());
+            looked_at.rest.clear();
+        }
+    }
+
+    fn deal_with(&mut self, chunk: &[u8], again: Option<End>, source: &Source, common: &mut Common) {
+        let Some(looked_at) = &mut self.looked_at else { return };
+        let work = looked_at.transform.work(chunk);
+        self.log(work, chunk, again, source, common);
+    }
+
+    /// Writes, records, and then tells everybody else: they hear of each byte once at most.
+    fn log(&mut self, work: Work, chunk: &[u8], again: Option<End>, source: &Source, common: &mut Common) {
+        let Some(looked_at) = &mut self.looked_at else { return };
+        if let Some(file) = self.file.as_ref().filter(|_| !work.text.is_empty()) {
+            let mut file = file.borrow_mut();
+            let written = match again {
+                Some(_) => file.write_again(&work.text, again),
+                None => {
+                    if let Ok(end) = file.end() {
+                        looked_at.announce(end);
+                    }
+                    file.write(&work.text)
+                }
+            };
+            match written {
+                Ok(()) => {}
+                Err(Short { written, errno: Errno::EAGAIN }) => {
+                    looked_at.rest = work.text[written..].to_vec();
+                }
+                Err(Short { written, errno }) => {
+                    file.failed(errno);
+                    file.trouble.lose(work.text.len() - written);
+                }
+            }
+            looked_at.record(chunk.len(), file.place());
+            // Not before: what is written again after a kill must find its place.
+            file.rotate_if_due();
+        } else {
+            looked_at.record(chunk.len(), looked_at.recorded.end);
+        }
+        let upto = looked_at.recorded.done;
+        if looked_at.transform.is_listener && !chunk.is_empty() {
+            let Source { instance, .. } = *source;
+            let _ = common.handle.send(Message::ListenerSays { instance, data: chunk.to_vec(), upto });
+            common.echo(source, || bytes_repr(chunk));
+        }
+        for shown in work.shown {
+            self.show(shown, source, common);
+        }
+    }
+
+    fn show(&mut self, shown: Shown, source: &Source, common: &mut Common) {
+        let Source { instance, channel, .. } = *source;
+        match shown {
+            Shown::Logged(data) => {
+                if let Some(syslog) = &mut self.syslog {
+                    syslog.text(&format!("{} ", source.name.process), &String::from_utf8_lossy(&data));
+                }
+                self.tell(data, source, common);
+            }
+            Shown::Captured(data) => self.tell(data, source, common),
+            Shown::Communication(data) => {
+                let _ = common.handle.send(Message::Communication { instance, channel, data });
+                let line = format!("{} {} emitted a comm event", repr(&source.name.process), channel.name());
+                common.daemon.line(LogLevel::Debug, &line);
+            }
+        }
+    }
+
+    fn tell(&mut self, data: Vec<u8>, source: &Source, common: &mut Common) {
+        common.echo(source, || match std::str::from_utf8(&data) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("Undecodable: {}", bytes_repr(&data)),
+        });
+        if self.events {
+            let Source { instance, channel, .. } = *source;
+            let _ = common.handle.send(Message::Logged { instance, channel, data });
+        }
+    }
+
+    /// False while a pipe or a terminal takes nothing.
+    fn write_rest(&mut self) -> bool {
+        let (Some(looked_at), Some(file)) = (&mut self.looked_at, &self.file) else { return true };
+        if looked_at.rest.is_empty() {
+            return true;
+        }
+        let mut file = file.borrow_mut();
+        match file.write(&looked_at.rest) {
+            Ok(()) => {
+                looked_at.rest.clear();
+                file.rotate_if_due();
+            }
+            Err(Short { written, errno: Errno::EAGAIN }) => {
+                looked_at.rest.drain(..written);
+            }
+            Err(Short { written, errno }) => {
+                file.failed(errno);
+                file.trouble.lose(looked_at.rest.len() - written);
+                looked_at.rest.clear();
+            }
+        }
+        looked_at.rest.is_empty()
     }
 }
 
-/// Lines to the local syslog daemon; lost where there is none, as `syslog(3)` does.
-#[derive(Debug, Default)]
-pub(super) struct Syslog {
-    socket: Option<UnixDatagram>,
-}
-
-impl Syslog {
-    pub(super) fn line(&mut self, line: &str) {
-        let time = chrono::Local::now().format("%b %e %H:%M:%S");
-        let packet = format!("<{PRIORITY}>{time} supervisord: {line}");
-        if self.socket.is_none() {
-            self.socket = connect().ok();
+impl LookedAt {
+    /// Up to `most` bytes into the buffer.
+    fn fill(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+        tools: &mut Tools,
+        daemon: &mut DaemonLog,
+        source: &Source,
+    ) -> Result<Moved, Errno> {
+        if let Some(spool) = &mut self.spool {
+            match spool.take(pipe, most.min(CHUNK)) {
+                Ok(Moved::Bytes(_)) => {
+                    let count = spool.read(self.recorded.done, &mut tools.buffer)?;
+                    return Ok(Moved::Bytes(count));
+                }
+                Ok(other) => return Ok(other),
+                Err(errno) => {
+                    let line = format!(
+                        "no memory for the output of {}: {}; it is read without, and what is being read is lost \
+                         if the agent is killed",
+                        source.name,
+                        errno.desc()
+                    );
+                    daemon.line(LogLevel::Warn, &line);
+                    self.spool = None;
+                }
+            }
         }
-        let sent = self.socket.as_ref().map(|socket| socket.send(packet.as_bytes()));
-        if !matches!(sent, Some(Ok(_))) {
-            self.socket = None;
+        match read(pipe, &mut tools.buffer[..most.min(CHUNK)]) {
+            Ok(0) => Ok(Moved::Ended),
+            Ok(count) => Ok(Moved::Bytes(count)),
+            Err(Errno::EAGAIN) => Ok(Moved::Empty),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// What is written next goes there.
+    fn announce(&mut self, end: Option<End>) {
+        if self.recorded.end != end {
+            self.recorded.end = end;
+            if let Some(spool) = &mut self.spool {
+                // Without it the text would go to the end of the file if it had to be written again.
+                let _ = spool.record(&self.recorded);
+            }
+        }
+    }
+
+    /// So many more bytes are done.
+    fn record(&mut self, count: usize, end: Option<End>) {
+        let done = self.recorded.done + count as u64;
+        self.recorded = Record { done, end, ..self.transform.state() };
+        if let Some(spool) = &mut self.spool {
+            if spool.record(&self.recorded).is_err() {
+                self.spool = None;
+                return;
+            }
+            spool.trim(done);
         }
     }
 }
 
-fn connect() -> std::io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(SYSLOG)?;
-    // A syslog daemon that does not read must not hold up the logs.
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+impl Common {
+    /// What a program wrote, in the daemon's own log.
+    fn echo(&mut self, source: &Source, output: impl FnOnce() -> String) {
+        if self.daemon.level() >= LogLevel::Debug {
+            let line =
+                format!("{} {} output:\n{}", repr(&source.name.process), source.channel.name(), output());
+            self.daemon.line(LogLevel::Debug, &line);
+        }
+    }
+}
+
+fn kept(transform: &Transform) -> u64 {
+    if transform.is_listener { KEPT_OF_LISTENERS } else { 0 }
 }

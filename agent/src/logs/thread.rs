@@ -1,331 +1,398 @@
-//! The thread that owns every log: one task per pipe, one writer per file however many programs share it.
-//! It knows instances, not processes: what a program is and whether it may run is decided elsewhere.
+//! The thread that owns every log: the pumps and when each has its turn, one writer per file however many
+//! programs share it. It knows instances, not processes: what a program is and whether it may run is decided
+//! elsewhere.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use fleetvisor_core::ansi::Stripper;
-use fleetvisor_core::capture::{Captured, Piece, Splitter};
 use fleetvisor_core::effect::Instance;
-use fleetvisor_core::event::{Channel, bytes_repr};
-use fleetvisor_model::config::{LogLevel, LogTarget, OutputLog, repr};
+use fleetvisor_core::event::Channel;
+use fleetvisor_model::config::{LogLevel, LogTarget, OutputLog};
 use nix::errno::Errno;
-use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::sync::watch;
 
 use super::daemon::DaemonLog;
-use super::file::{LogFile, Rotation};
-use super::output::{Capture, Output, Syslog};
-use super::{Command, Logs, Outputs};
+use super::file::{LogFile, errno};
+use super::output::{Common, Output, Parts, Source};
+use super::poller::Poller;
+use super::pump::{Next, Pump};
+use super::rotate::Rotation;
+use super::tools::Tools;
+use super::transform::{Transform, most_captured};
+use super::{Command, Failures, LogStash, Logs, Outputs, Sender};
 use crate::inbox::{Handle, Message};
 
-/// Read at once; Supervisor's own chunk.
-const CHUNK: usize = 128 << 10;
-/// Most that a pipe can hold by default: what a program wrote before it ended is no more than this.
-const MOST_IN_A_PIPE: usize = 1 << 20;
+/// Pumps of programs that have ended, whose target takes nothing.
+const MOST_LINGERING: usize = 64;
 
 /// Starts the thread. Answers go to the loop through `handle`.
 pub(crate) fn start(daemon: DaemonLog, strip_ansi: bool, handle: Handle) -> io::Result<Logs> {
-    let (commands, coming) = mpsc::unbounded_channel();
     let level = daemon.level();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let poller = Poller::new()?;
+    let (commands, coming) = mpsc::channel();
+    let (shown, failures) = watch::channel(Arc::default());
+    let sender = Arc::new(Sender { commands, wake: poller.waker() });
+    let common = Common { daemon, tools: Tools::new()?, handle };
     std::thread::Builder::new().name("logs".to_owned()).spawn(move || {
-        let state = Rc::new(State {
-            daemon: RefCell::new(daemon),
-            files: RefCell::default(),
-            programs: RefCell::default(),
-            buffers: RefCell::new((vec![0; CHUNK], Vec::new())),
+        let thread = Thread {
+            poller,
+            common,
+            files: HashMap::new(),
+            programs: HashMap::new(),
+            pumps: HashMap::new(),
+            next_pump: 0,
+            waiting: None,
+            lingering: 0,
+            ready: Vec::new(),
+            timers: BTreeSet::new(),
             strip_ansi,
-            handle,
-        });
-        LocalSet::new().block_on(&runtime, state.serve(coming));
+            failures: shown,
+        };
+        thread.run(&coming);
     })?;
-    Ok(Logs { commands, level })
+    Ok(Logs { sender, level, failures })
 }
 
-struct State {
-    daemon: RefCell<DaemonLog>,
-    files: RefCell<HashMap<PathBuf, Weak<RefCell<LogFile>>>>,
-    programs: RefCell<HashMap<Instance, Program>>,
-    /// For reading and for stripping: one of each for all pipes.
-    buffers: RefCell<(Vec<u8>, Vec<u8>)>,
+struct Thread {
+    poller: Poller,
+    common: Common,
+    files: HashMap<PathBuf, Weak<RefCell<LogFile>>>,
+    programs: HashMap<Instance, Program>,
+    pumps: HashMap<u64, Pump>,
+    next_pump: u64,
+    /// Adopted, and not to be moved yet.
+    waiting: Option<Vec<u64>>,
+    lingering: usize,
+    /// Pumps whose turn it is.
+    ready: Vec<u64>,
+    timers: BTreeSet<(Instant, u64)>,
     strip_ansi: bool,
-    handle: Handle,
+    failures: watch::Sender<Arc<Failures>>,
 }
 
 struct Program {
-    name: String,
+    outputs: Outputs,
     /// Opened, not yet attached: stdout's, stderr's.
-    outputs: Vec<Output>,
-    streams: Vec<Stream>,
+    opened: Vec<Output>,
+    pumps: Vec<u64>,
 }
 
-struct Stream {
-    pump: Rc<Pump>,
-    task: AbortHandle,
-}
-
-/// A pipe and where it goes.
-struct Pump {
-    pipe: pipe::Receiver,
-    output: RefCell<Output>,
-    instance: Instance,
-    name: String,
-    channel: Channel,
-}
-
-impl Pump {
-    fn line(&self, output: &str) -> String {
-        format!("{} {} output:\n{output}", repr(&self.name), self.channel.name())
-    }
-}
-
-impl State {
-    async fn serve(self: Rc<State>, mut coming: mpsc::UnboundedReceiver<Command>) {
-        while let Some(command) = coming.recv().await {
-            match command {
-                Command::Line { level, line } => self.daemon.borrow_mut().line(level, &line),
-                Command::Open { instance, outputs } => {
-                    let result = self.open(instance, &outputs);
-                    let _ = self.handle.send(Message::LogsOpened { instance, result });
-                }
-                Command::Attach { instance, stdout, stderr } => {
-                    let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
-                    for (channel, pipe) in pipes.into_iter().filter_map(|(name, pipe)| Some((name, pipe?))) {
-                        if let Err(error) = self.attach(instance, channel, pipe) {
-                            let line = format!("cannot read {}: {error}", channel.name());
-                            self.remark(LogLevel::Critical, line);
+impl Thread {
+    fn run(mut self, coming: &mpsc::Receiver<Command>) {
+        loop {
+            let limit = if self.ready.is_empty() {
+                self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+            } else {
+                Some(Duration::ZERO)
+            };
+            if self.poller.wait(limit, &mut self.ready) {
+                while let Ok(command) = coming.try_recv() {
+                    match command {
+                        Command::Close { answer } => {
+                            let _ = answer.map(|answer| answer.send(()));
+                            return;
                         }
+                        command => self.carry_out(command),
                     }
                 }
-                Command::Drain { instance, status } => {
-                    self.drain(instance);
-                    let _ = self.handle.send(Message::Drained { instance, status });
-                }
-                Command::Forget { instance } => {
-                    self.programs.borrow_mut().remove(&instance);
-                }
-                Command::Print { text } => {
-                    // A terminal that is gone is no reason to stop.
-                    let _ = io::stdout().lock().write_all(text.as_bytes());
-                }
-                Command::Reopen => self.reopen(),
-                Command::Clear { files, answer } => {
-                    let clear = |file: &PathBuf| {
-                        self.clear(file).map_err(|error| format!("cannot clear {}: {error}", file.display()))
-                    };
-                    let _ = answer.send(files.iter().try_for_each(clear));
-                }
-                Command::ClearDaemon { answer } => {
-                    let _ = answer.send(self.daemon.borrow_mut().clear());
-                }
-                Command::Answer(answer) => (answer.0)(),
-                Command::Replace { daemon } => *self.daemon.borrow_mut() = daemon,
-                Command::Close { answer } => {
-                    let _ = answer.send(());
-                    return;
-                }
+            }
+            let now = Instant::now();
+            while let Some((at, pump)) = self.timers.first().copied()
+                && at <= now
+            {
+                self.timers.pop_first();
+                self.ready.push(pump);
+            }
+            for pump in std::mem::take(&mut self.ready) {
+                self.pass(pump);
             }
         }
     }
 
-    fn remark(&self, level: LogLevel, line: String) {
-        self.daemon.borrow_mut().line(level, &line);
+    fn pass(&mut self, id: u64) {
+        let Some(pump) = self.pumps.get_mut(&id) else { return };
+        if let Some(due) = pump.due.take() {
+            self.timers.remove(&(due, id));
+        }
+        let next = pump.pass(Instant::now(), &mut self.common);
+        let lingers = !self.programs.contains_key(&pump.source.instance);
+        let file = pump.output.file.clone();
+        match next {
+            Next::Readable | Next::Never if lingers => {
+                self.lingering -= 1;
+                self.close(id);
+            }
+            Next::Readable => {
+                // It was added before, so this can only fail for want of kernel memory.
+                let _ = self.poller.arm(pump.pipe(), id);
+            }
+            Next::At(at) => {
+                pump.due = Some(at);
+                self.timers.insert((at, id));
+            }
+            Next::Now => self.ready.push(id),
+            Next::Never => self.poller.remove(pump.pipe()),
+        }
+        self.heed(file.as_ref());
+    }
+
+    /// Says what there is to say about a file.
+    fn heed(&mut self, file: Option<&Rc<RefCell<LogFile>>>) {
+        let Some(file) = file else { return };
+        let mut file = file.borrow_mut();
+        for (level, line) in file.trouble.take_said() {
+            self.common.daemon.line(level, &line);
+        }
+        let changed = file.trouble.take_changed();
+        drop(file);
+        if changed {
+            self.show_failures();
+        }
+    }
+
+    fn show_failures(&mut self) {
+        let mut programs = BTreeMap::new();
+        for program in self.programs.values() {
+            let pumps = program.pumps.iter().filter_map(|id| self.pumps.get(id));
+            let failures: Vec<_> =
+                pumps.filter_map(|pump| pump.output.file.as_ref()?.borrow().trouble.now().cloned()).collect();
+            if !failures.is_empty() {
+                programs.insert(program.outputs.name.clone(), failures);
+            }
+        }
+        let daemon = self.common.daemon.failure();
+        self.failures.send_replace(Arc::new(Failures { daemon, programs }));
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Line { level, line } => self.say(level, &line),
+            Command::Open { instance, outputs } => {
+                let result = self.open(instance, outputs);
+                let _ = self.common.handle.send(Message::LogsOpened { instance, result });
+            }
+            Command::Attach { instance, stdout, stderr } => self.attach(instance, stdout, stderr),
+            Command::Adopt { instance, adoption } => self.adopt(instance, *adoption),
+            Command::Resume => self.resume(),
+            Command::Drain { instance, status } => {
+                self.drain(instance);
+                let _ = self.common.handle.send(Message::Drained { instance, status });
+            }
+            Command::Forget { instance } => {
+                self.programs.remove(&instance);
+            }
+            Command::Print { text } => {
+                // A terminal that is gone is no reason to stop.
+                let _ = io::stdout().lock().write_all(text.as_bytes());
+            }
+            Command::Reopen => self.reopen(),
+            Command::Clear { files, answer } => {
+                let clear = |file: &PathBuf| {
+                    self.clear(file)
+                        .map_err(|errno| format!("cannot clear {}: {}", file.display(), errno.desc()))
+                };
+                let _ = answer.send(files.iter().try_for_each(clear));
+            }
+            Command::ClearDaemon { answer } => {
+                let _ = answer.send(self.common.daemon.clear());
+            }
+            Command::Answer(answer) => (answer.0)(),
+            Command::Replace { daemon } => self.common.daemon = daemon,
+            Command::Close { .. } => {}
+        }
+    }
+
+    fn say(&mut self, level: LogLevel, line: &str) {
+        self.common.daemon.line(level, line);
+        if self.common.daemon.take_troubled() {
+            self.show_failures();
+        }
     }
 
     /// Opens a program's files before it is spawned, so that one that can't be opened stops the spawn.
-    fn open(&self, instance: Instance, outputs: &Outputs) -> Result<(), String> {
-        let open = |log: &OutputLog| {
-            self.output(log).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EMFILE) => format!("too many open files to spawn '{}'", outputs.name.process),
-                Some(errno) => {
-                    format!("unknown error making dispatchers for '{}': {errno:?}", outputs.name.process)
-                }
-                None => format!("unknown error making dispatchers for '{}': {error}", outputs.name.process),
-            })
-        };
-        let logs = [Some(&outputs.stdout), outputs.stderr.as_ref()];
-        let mut opened = logs.into_iter().flatten().map(open).collect::<Result<Vec<Output>, String>>()?;
-        if let Some(stdout) = opened.first_mut().filter(|_| outputs.is_listener) {
-            (stdout.is_listener, stdout.syslog, stdout.capture) = (true, None, None);
+    fn open(&mut self, instance: Instance, outputs: Outputs) -> Result<LogStash, String> {
+        let name = &outputs.name.process;
+        let mut opened = Vec::new();
+        for log in [Some(&outputs.stdout), outputs.stderr.as_ref()].into_iter().flatten() {
+            let is_listener = outputs.is_listener && opened.is_empty();
+            let file = self.file(log, LogFile::open).map_err(|errno| match errno {
+                Errno::EMFILE => format!("too many open files to spawn '{name}'"),
+                errno => format!("unknown error making dispatchers for '{name}': {errno:?}"),
+            })?;
+            let output = Output::new(self.parts(log, file, is_listener));
+            opened.push(output.map_err(|_| format!("too many open files to spawn '{name}'"))?);
         }
-        let name = outputs.name.process.clone();
-        let program = Program { name, outputs: opened, streams: Vec::new() };
-        self.programs.borrow_mut().insert(instance, program);
-        Ok(())
+        let stash = LogStash::of(&opened).map_err(|_| format!("too many open files to spawn '{name}'"))?;
+        self.programs.insert(instance, Program { outputs, opened, pumps: Vec::new() });
+        Ok(stash)
     }
 
-    fn output(&self, log: &OutputLog) -> io::Result<Output> {
-        let file = match &log.logfile {
-            LogTarget::File(path) => Some(self.file(path, log)?),
-            LogTarget::None | LogTarget::Auto | LogTarget::Syslog => None,
-        };
-        let syslog = (log.syslog || log.logfile == LogTarget::Syslog).then(Syslog::default);
-        let capture = usize::try_from(log.capture_maxbytes)
-            .ok()
-            .filter(|most| *most > 0)
-            .map(|most| Capture { splitter: Splitter::default(), captured: Captured::new(most) });
-        Ok(Output {
-            file,
-            syslog,
-            stripper: self.strip_ansi.then(Stripper::default),
-            capture,
-            events: log.events_enabled,
-            is_listener: false,
-        })
+    fn parts(&self, log: &OutputLog, file: Option<Rc<RefCell<LogFile>>>, is_listener: bool) -> Parts {
+        let syslog = !is_listener && (log.syslog || log.logfile == LogTarget::Syslog);
+        let events = !is_listener && log.events_enabled;
+        let most_captured = if is_listener { 0 } else { most_captured(log) };
+        let shows_text = syslog || events || self.common.daemon.level() >= LogLevel::Debug;
+        let transform = Transform::new(
+            self.strip_ansi && (file.is_some() || shows_text || most_captured > 0),
+            most_captured,
+            is_listener,
+            shows_text,
+        );
+        Parts { file, syslog, events, transform, most_captured }
     }
 
     /// The one writer of a path.
-    fn file(&self, path: &Path, log: &OutputLog) -> io::Result<Rc<RefCell<LogFile>>> {
-        let mut files = self.files.borrow_mut();
-        if let Some(file) = files.get(path).and_then(Weak::upgrade) {
-            return Ok(file);
+    fn file(
+        &mut self,
+        log: &OutputLog,
+        open: impl FnOnce(&Path, Rotation) -> Result<LogFile, Errno>,
+    ) -> Result<Option<Rc<RefCell<LogFile>>>, Errno> {
+        let path = match &log.logfile {
+            LogTarget::File(path) => one_name(path),
+            LogTarget::None | LogTarget::Auto | LogTarget::Syslog => return Ok(None),
+        };
+        if let Some(file) = self.files.get(&path).and_then(Weak::upgrade) {
+            return Ok(Some(file));
         }
-        files.retain(|_, file| file.strong_count() > 0);
+        self.files.retain(|_, file| file.strong_count() > 0);
         let rotation = Rotation::new(log.logfile_maxbytes, log.logfile_backups);
-        let file = Rc::new(RefCell::new(LogFile::open(path, rotation)?));
-        files.insert(path.to_owned(), Rc::downgrade(&file));
-        Ok(file)
+        let file = Rc::new(RefCell::new(open(&path, rotation)?));
+        self.files.insert(path, Rc::downgrade(&file));
+        Ok(Some(file))
     }
 
-    fn attach(self: &Rc<State>, instance: Instance, channel: Channel, pipe: OwnedFd) -> io::Result<()> {
-        let mut programs = self.programs.borrow_mut();
-        let Some(program) = programs.get_mut(&instance) else { return Ok(()) };
-        if program.outputs.is_empty() {
-            return Ok(());
+    fn attach(&mut self, instance: Instance, stdout: OwnedFd, stderr: Option<OwnedFd>) {
+        let Some(program) = self.programs.get_mut(&instance) else { return };
+        let name = program.outputs.name.clone();
+        let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
+        let pipes = pipes.into_iter().filter_map(|(channel, pipe)| Some((channel, pipe?)));
+        for ((channel, pipe), output) in pipes.zip(std::mem::take(&mut program.opened)) {
+            let source = Source { instance, name: name.clone(), channel };
+            let pump = Pump::new(source, output, pipe, &mut self.common.tools);
+            self.add(pump);
         }
-        let pump = Rc::new(Pump {
-            pipe: pipe::Receiver::from_owned_fd(pipe)?,
-            output: RefCell::new(program.outputs.remove(0)),
-            instance,
-            name: program.name.clone(),
-            channel,
-        });
-        let task = spawn_local(Rc::clone(self).follow(Rc::clone(&pump))).abort_handle();
-        program.streams.push(Stream { pump, task });
-        Ok(())
     }
 
-    /// Moves a pipe's bytes for as long as anybody can write to it.
-    async fn follow(self: Rc<State>, pump: Rc<Pump>) {
-        while pump.pipe.readable().await.is_ok() {
-            let mut buffers = self.buffers.borrow_mut();
-            let (chunk, scratch) = &mut *buffers;
-            match pump.pipe.try_read(chunk) {
-                Ok(0) => return,
-                Ok(count) => self.write(&pump, &chunk[..count], scratch),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+    fn add(&mut self, pump: Pump) {
+        let id = self.next_pump;
+        self.next_pump += 1;
+        if let Some(program) = self.programs.get_mut(&pump.source.instance) {
+            program.pumps.push(id);
+        }
+        match &mut self.waiting {
+            Some(waiting) => waiting.push(id),
+            None => watch_pipe(&self.poller, &pump, id, &mut self.common.daemon),
+        }
+        self.pumps.insert(id, pump);
+    }
+
+    /// Takes over what an agent that is gone was doing. Whatever it had begun is done again at once, before
+    /// anything else goes to the same file; everything else waits for [`resume`](Self::resume).
+    fn adopt(&mut self, instance: Instance, adoption: super::Adoption) {
+        let super::Adoption { outputs, stash, stdout, stderr, heard } = adoption;
+        self.waiting.get_or_insert_default();
+        let mut memories = stash.into_memories();
+        let logs = [Some(outputs.stdout.clone()), outputs.stderr.clone()];
+        let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
+        let (name, is_listener) = (outputs.name.clone(), outputs.is_listener);
+        self.programs.insert(instance, Program { outputs, opened: Vec::new(), pumps: Vec::new() });
+        for (log, (channel, pipe)) in logs.into_iter().zip(pipes) {
+            let (Some(log), Some(pipe)) = (log, pipe) else { continue };
+            let is_stdout = channel == Channel::Stdout;
+            let file = self.file(&log, |path, rotation| Ok(LogFile::closed(path, rotation))).ok().flatten();
+            let parts = self.parts(&log, file, is_listener && is_stdout);
+            let mut output = Output::adopt(parts, memories[usize::from(!is_stdout)].take());
+            let source = Source { instance, name: name.clone(), channel };
+            output.go_on(if is_stdout { heard } else { 0 }, &source, &mut self.common);
+            self.heed(output.file.clone().as_ref());
+            let pump = Pump::new(source, output, pipe, &mut self.common.tools);
+            self.add(pump);
+        }
+    }
+
+    fn resume(&mut self) {
+        for id in self.waiting.take().unwrap_or_default() {
+            if let Some(pump) = self.pumps.get(&id) {
+                watch_pipe(&self.poller, pump, id, &mut self.common.daemon);
             }
         }
     }
 
     /// The rest of what a program that has ended wrote. Whoever inherited its pipes writes to nobody from
     /// here on, as with Supervisor.
-    fn drain(&self, instance: Instance) {
-        let Some(program) = self.programs.borrow_mut().remove(&instance) else { return };
-        let mut buffers = self.buffers.borrow_mut();
-        let (chunk, scratch) = &mut *buffers;
-        for stream in program.streams {
-            stream.task.abort();
-            let mut taken = 0;
-            // Not through the runtime: it may not know yet that there is something to read.
-            while let Ok(count) = nix::unistd::read(stream.pump.pipe.as_fd(), chunk) {
-                if count == 0 || taken >= MOST_IN_A_PIPE {
-                    break;
-                }
-                taken += count;
-                self.write(&stream.pump, &chunk[..count], scratch);
+    fn drain(&mut self, instance: Instance) {
+        let Some(program) = self.programs.remove(&instance) else { return };
+        for id in program.pumps {
+            let Some(pump) = self.pumps.get_mut(&id) else { continue };
+            let drained = pump.drain(Instant::now(), &mut self.common);
+            let file = pump.output.file.clone();
+            if drained || self.lingering >= MOST_LINGERING {
+                self.close(id);
+            } else {
+                self.lingering += 1;
+                self.ready.push(id);
+            }
+            if let Some(file) = &file {
+                self.heed(Some(file));
             }
         }
+        if self.failures.borrow().programs.contains_key(&program.outputs.name) {
+            self.show_failures();
+        }
     }
 
-    fn write(&self, pump: &Pump, chunk: &[u8], scratch: &mut Vec<u8>) {
-        let mut output = pump.output.borrow_mut();
-        let Pump { instance, channel, .. } = *pump;
-        if output.is_listener {
-            let _ = self.handle.send(Message::ListenerSays { instance, data: chunk.to_vec() });
-            if self.daemon.borrow().level() >= LogLevel::Debug {
-                self.remark(LogLevel::Debug, pump.line(&bytes_repr(chunk)));
+    fn close(&mut self, id: u64) {
+        if let Some(pump) = self.pumps.remove(&id) {
+            if let Some(due) = pump.due {
+                self.timers.remove(&(due, id));
             }
-            let chunk = output.strip(chunk, scratch);
-            return self.remark_failure(output.write(chunk));
-        }
-        let pieces = match &mut output.capture {
-            Some(capture) => capture.splitter.split(chunk),
-            None => return self.write_text(pump, &mut output, chunk, scratch),
-        };
-        for piece in pieces {
-            match piece {
-                Piece::Text(data) => self.write_text(pump, &mut output, &data, scratch),
-                Piece::Captured(data) => self.capture(pump, &mut output, &data, scratch),
-                Piece::End => {
-                    let captured = output.capture.as_mut().map(|capture| capture.captured.take());
-                    let data = captured.unwrap_or_default();
-                    let _ = self.handle.send(Message::Communication { instance, channel, data });
-                    let line = format!("{} {} emitted a comm event", repr(&pump.name), channel.name());
-                    self.remark(LogLevel::Debug, line);
-                }
-            }
+            self.poller.remove(pump.pipe());
+            pump.close(&mut self.common.tools);
         }
     }
 
-    fn write_text(&self, pump: &Pump, output: &mut Output, chunk: &[u8], scratch: &mut Vec<u8>) {
-        let chunk = output.strip(chunk, scratch);
-        self.remark_failure(output.write(chunk));
-        self.tell(pump, output.events, chunk);
-    }
-
-    fn capture(&self, pump: &Pump, output: &mut Output, chunk: &[u8], scratch: &mut Vec<u8>) {
-        let chunk = output.strip(chunk, scratch);
-        if let Some(capture) = &mut output.capture {
-            capture.captured.add(chunk);
-        }
-        self.tell(pump, output.events, chunk);
-    }
-
-    fn remark_failure(&self, remark: Option<String>) {
-        if let Some(remark) = remark {
-            self.remark(LogLevel::Error, remark);
-        }
-    }
-
-    /// What a program wrote, to those who follow it beside its log.
-    fn tell(&self, pump: &Pump, events: bool, chunk: &[u8]) {
-        if self.daemon.borrow().level() >= LogLevel::Debug {
-            self.remark(LogLevel::Debug, pump.line(&String::from_utf8_lossy(chunk)));
-        }
-        if events && !chunk.is_empty() {
-            let Pump { instance, channel, .. } = *pump;
-            let _ = self.handle.send(Message::Logged { instance, channel, data: chunk.to_vec() });
-        }
-    }
-
-    fn reopen(&self) {
-        self.daemon.borrow_mut().reopen();
-        let mut remarks = Vec::new();
-        for file in self.files.borrow().values().filter_map(Weak::upgrade) {
+    fn reopen(&mut self) {
+        self.common.daemon.reopen();
+        let files: Vec<_> = self.files.values().filter_map(Weak::upgrade).collect();
+        for file in files {
             let mut file = file.borrow_mut();
-            if let Err(error) = file.reopen() {
-                remarks.push(format!("cannot open log {}: {error}", file.path().display()));
+            if let Err(errno) = file.reopen() {
+                let line = format!("cannot open log {}: {}", file.path().display(), errno.desc());
+                self.common.daemon.line(LogLevel::Error, &line);
             }
-        }
-        for remark in remarks {
-            self.remark(LogLevel::Error, remark);
         }
     }
 
-    fn clear(&self, path: &Path) -> io::Result<()> {
-        let open = self.files.borrow().get(path).and_then(Weak::upgrade);
+    fn clear(&mut self, path: &Path) -> Result<(), Errno> {
+        let open = self.files.get(&one_name(path)).and_then(Weak::upgrade);
         match open {
             Some(file) => file.borrow_mut().clear(),
-            None if path.is_file() => std::fs::File::create(path).map(drop),
+            None if path.is_file() => std::fs::File::create(path).map(drop).map_err(errno),
             None => Ok(()),
         }
+    }
+}
+
+fn watch_pipe(poller: &Poller, pump: &Pump, id: u64, daemon: &mut DaemonLog) {
+    if let Err(errno) = poller.add(pump.pipe(), id) {
+        let Source { name, channel, .. } = &pump.source;
+        let line = format!("cannot read {} of {name}: {}", channel.name(), errno.desc());
+        daemon.line(LogLevel::Critical, &line);
+    }
+}
+
+/// One name for a file, however its folder is spelled.
+fn one_name(path: &Path) -> PathBuf {
+    let name = path.file_name();
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    match (folder, name) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     }
 }

@@ -101,8 +101,8 @@ pub(super) fn asset(method: &Method, path: &str) -> Option<Response<Body>> {
 async fn status_page(api: &Api, token: &Token, form: &Form) -> Response<Body> {
     match api.handle.statuses().await {
         Ok(statuses) => {
-            let host = FileSystem.node_name();
-            let page = status::render(&statuses, &host, form.get("message"), token.shown());
+            let (failures, host) = (api.logs.failures(), FileSystem.node_name());
+            let page = status::render(&statuses, &failures, &host, form.get("message"), token.shown());
             html_page(StatusCode::OK, page)
         }
         Err(_) => reply::error(StatusCode::SERVICE_UNAVAILABLE),

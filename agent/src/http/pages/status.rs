@@ -10,10 +10,17 @@ use fleetvisor_model::status::ProcessStatus;
 use super::html::{Escaped, banner, head, quote};
 use crate::cli::SUPERVISOR_VERSION;
 use crate::clock;
+use crate::logs::{Failure, Failures};
 
 /// `host` is this machine's name, `message` what came of the action before; `token` is what the page's actions
 /// are sent with.
-pub(super) fn render(statuses: &[ProcessStatus], host: &str, message: Option<&str>, token: &str) -> String {
+pub(super) fn render(
+    statuses: &[ProcessStatus],
+    failures: &Failures,
+    host: &str,
+    message: Option<&str>,
+    token: &str,
+) -> String {
     let mut page = head("Supervisor Status", token);
     page.push_str("<body>\n");
     page.push_str(&banner(host));
@@ -33,6 +40,9 @@ pub(super) fn render(statuses: &[ProcessStatus], host: &str, message: Option<&st
         Escaped(message),
         Escaped(token)
     );
+    if let Some(failure) = &failures.daemon {
+        trouble(&mut page, failure);
+    }
     if statuses.is_empty() {
         page.push_str("<p>No programs to manage</p>\n");
     } else {
@@ -41,7 +51,8 @@ pub(super) fn render(statuses: &[ProcessStatus], host: &str, message: Option<&st
              <th class=\"name\">Name</th><th class=\"action\">Action</th></tr></thead>\n<tbody>\n",
         );
         for (at, status) in statuses.iter().enumerate() {
-            row(&mut page, status, at % 2 == 1);
+            let failures = failures.programs.get(&status.name).map_or(&[][..], Vec::as_slice);
+            row(&mut page, status, failures, at % 2 == 1);
         }
         page.push_str("</tbody>\n</table>\n");
     }
@@ -57,22 +68,28 @@ pub(super) fn render(statuses: &[ProcessStatus], host: &str, message: Option<&st
     page
 }
 
-fn row(page: &mut String, status: &ProcessStatus, shaded: bool) {
+fn row(page: &mut String, status: &ProcessStatus, failures: &[Failure], shaded: bool) {
     let name = status.name.to_string();
     let quoted = quote(&name);
     let state = status.state.name().to_lowercase();
     let _ = write!(
         page,
         "<tr class=\"{}\" data-name=\"{}\" data-state=\"{}\"><td class=\"status\"><span class=\"{}\">{}</span></td>\
-         <td class=\"desc\"><span>{}</span></td>\
-         <td class=\"name\"><a href=\"tail.html?processname={quoted}\" target=\"_blank\" rel=\"noopener\">{}</a></td>\
-         <td class=\"action\"><ul>",
+         <td class=\"desc\"><span>{}</span>",
         if shaded { "shade" } else { "" },
         Escaped(&name),
         state,
         class(status.state),
         state,
         Escaped(&status.description(clock::local)),
+    );
+    for failure in failures {
+        trouble(page, failure);
+    }
+    let _ = write!(
+        page,
+        "</td><td class=\"name\"><a href=\"tail.html?processname={quoted}\" target=\"_blank\" \
+         rel=\"noopener\">{}</a></td><td class=\"action\"><ul>",
         Escaped(&name),
     );
     for action in actions(status.state) {
@@ -93,6 +110,22 @@ fn row(page: &mut String, status: &ProcessStatus, shaded: bool) {
         );
     }
     page.push_str("</ul></td></tr>\n");
+}
+
+/// A log that can't be written.
+fn trouble(page: &mut String, failure: &Failure) {
+    let Failure { log, reason, lost } = failure;
+    let lost = match lost {
+        0 => "nothing is lost yet".to_owned(),
+        1 => "1 byte is lost".to_owned(),
+        lost => format!("{lost} bytes are lost"),
+    };
+    let _ = write!(
+        page,
+        "<p class=\"trouble\">Log {} cannot be written: {}; {lost}</p>",
+        Escaped(log),
+        Escaped(reason)
+    );
 }
 
 fn act(page: &mut String, process: &str, label: &str, action: &str) {
@@ -139,7 +172,7 @@ mod tests {
     async fn every_process_has_a_row_with_what_can_be_done() {
         let folder = tempfile::tempdir().unwrap();
         let mut statuses = testing::api(folder.path()).handle.statuses().await.unwrap();
-        let page = render(&statuses, "web-01", None, "t0ken");
+        let page = render(&statuses, &Failures::default(), "web-01", None, "t0ken");
         assert_eq!(page.matches("<tr class=").count(), 3);
         assert!(
             page.contains("href=\"index.html?processname=g%3Ay&amp;action=start\" name=\"Start\""),
@@ -150,13 +183,35 @@ mod tests {
         assert!(page.contains("value=\"t0ken\""), "{page}");
         statuses[0].spawnerr = "<b>".to_owned();
         statuses[0].state = ProcessState::Fatal;
-        let page = render(&statuses, "<u>", Some("<i>"), "");
+        let page = render(&statuses, &Failures::default(), "<u>", Some("<i>"), "");
         assert!(page.contains("data-name=\"&lt;u&gt;\"") && !page.contains("<u>"), "{page}");
         assert!(page.contains("&lt;b&gt;") && page.contains("\"status_msg\">&lt;i&gt;<"), "{page}");
+        assert!(!page.contains("class=\"trouble\""), "{page}");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_can_not_be_written_is_said_with_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let statuses = testing::api(folder.path()).handle.statuses().await.unwrap();
+        let failure = |log: &str, lost| Failure {
+            log: log.to_owned(),
+            reason: "No space left on device".to_owned(),
+            lost,
+        };
+        let failures = Failures {
+            daemon: Some(failure("/var/s.log", 1)),
+            programs: [(statuses[0].name.clone(), vec![failure("/<x>", 17)])].into(),
+        };
+        let page = render(&statuses, &failures, "web-01", None, "");
+        let said = "<p class=\"trouble\">Log /&lt;x&gt; cannot be written: No space left on device; 17 bytes \
+            are lost</p></td><td class=\"name\">";
+        assert!(page.contains(said), "{page}");
+        assert!(page.contains("<p class=\"trouble\">Log /var/s.log cannot be written"), "{page}");
+        assert_eq!(page.matches("class=\"trouble\"").count(), 2, "{page}");
     }
 
     #[test]
     fn a_page_without_processes_says_so() {
-        assert!(render(&[], "", None, "").contains("No programs to manage"));
+        assert!(render(&[], &Failures::default(), "", None, "").contains("No programs to manage"));
     }
 }
