@@ -16,6 +16,7 @@ use fleetvisor_model::config::{Group, GroupKind, LogLevel};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::{DaemonState, ProcessState};
+use fleetvisor_model::time::Monotonic;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::children::Children;
@@ -48,6 +49,18 @@ enum Asker {
     Nobody,
 }
 
+/// How long the signal that ends a listener waits for its answer to an event, where the daemon ends: about as long
+/// as it takes Supervisor's loop to come by again.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct LastWords {
+    instance: Instance,
+    signal: Signal,
+    to_group: bool,
+    until: Monotonic,
+}
+
 #[derive(Debug)]
 pub(crate) struct Agent {
     core: Supervisor,
@@ -63,6 +76,7 @@ pub(crate) struct Agent {
     childlogdir: PathBuf,
     pools: Pools,
     sockets: Sockets,
+    last_words: Vec<LastWords>,
     /// Until all groups are there nothing but their coming is told; the rest waits here.
     untold: Option<Vec<Told>>,
     finished: Option<DaemonState>,
@@ -92,6 +106,7 @@ impl Agent {
             childlogdir,
             pools: Pools::new(identifier, next_serial),
             sockets: Sockets::default(),
+            last_words: Vec::new(),
             untold: Some(Vec::new()),
             finished: None,
         }
@@ -120,6 +135,7 @@ impl Agent {
         }
         loop {
             self.perform_deeds();
+            self.end_last_words();
             match self.finished {
                 Some(DaemonState::Restarting) => return End::Restart,
                 Some(_) => return End::Shutdown,
@@ -127,6 +143,7 @@ impl Agent {
             }
             let deadline = self.core.deadline();
             let tick = self.pools.deadline(clock::now());
+            let spoken = self.last_words.iter().map(|listener| listener.until).min();
             tokio::select! {
                 message = inbox.recv() => {
                     if let Some(message) = message {
@@ -139,6 +156,7 @@ impl Agent {
                 },
                 () = until(deadline) => self.input(Input::Tick),
                 () = until(tick) => self.pools.tick(clock::now()),
+                () = until(spoken) => {}
             }
         }
     }
@@ -370,7 +388,16 @@ impl Agent {
                 }
             }
             Effect::Signal { instance, signal, to_group } => {
-                self.children.signal(instance, signal, to_group);
+                let last_words =
+                    LastWords { instance, signal, to_group, until: clock::now().monotonic + LAST_WORDS };
+                if signal != Signal::KILL
+                    && self.core.state() != DaemonState::Running
+                    && self.speaks(instance)
+                {
+                    self.last_words.push(last_words);
+                } else {
+                    self.children.signal(instance, signal, to_group);
+                }
             }
             Effect::Changed(change) => self.changed(change),
             Effect::Outcome { ticket, name, outcome } => self.answer(ticket, name, outcome),
@@ -430,6 +457,23 @@ impl Agent {
                 let _ = answer.send(());
             }),
             Some(Asker::Verb(_) | Asker::Nobody) | None => {}
+        }
+    }
+
+    /// Whether it is a listener that has an event to answer.
+    fn speaks(&self, instance: Instance) -> bool {
+        self.core.name_of(instance).is_some_and(|name| self.pools.is_busy(name))
+    }
+
+    /// Signals the listeners that have answered, or had their time.
+    fn end_last_words(&mut self) {
+        let now = clock::now().monotonic;
+        let (speaking, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.last_words)
+            .into_iter()
+            .partition(|listener| listener.until > now && self.speaks(listener.instance));
+        self.last_words = speaking;
+        for LastWords { instance, signal, to_group, .. } in done {
+            self.children.signal(instance, signal, to_group);
         }
     }
 
@@ -493,7 +537,7 @@ impl Agent {
     }
 }
 
-async fn until(deadline: Option<fleetvisor_model::time::Monotonic>) {
+async fn until(deadline: Option<Monotonic>) {
     match deadline {
         Some(deadline) => {
             let left: Duration = deadline - clock::now().monotonic;

@@ -4,6 +4,7 @@
 //!
 //! - [`arrows`]: who may import whom.
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
+//! - [`events`]: event listeners and what they hear.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`http`]: other sites in a browser, slow clients.
@@ -20,6 +21,7 @@ mod ansible;
 mod arrows;
 mod bad_input;
 mod daemon;
+mod events;
 mod fcgi;
 mod fleet;
 mod http;

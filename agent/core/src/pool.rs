@@ -219,6 +219,12 @@ impl Pools {
         self.deeds.append(&mut deeds);
     }
 
+    /// Whether a listener has been sent an event that it has not answered.
+    pub fn is_busy(&self, name: &ProcessName) -> bool {
+        let members = self.pools.iter().flat_map(|pool| &pool.members);
+        members.filter(|member| member.name == *name).any(|member| member.busy_with.is_some())
+    }
+
     fn find(&mut self, name: &ProcessName) -> Option<(&mut Pool, usize)> {
         self.pools.iter_mut().find_map(|pool| {
             let at = pool.members.iter().position(|member| member.name == *name)?;

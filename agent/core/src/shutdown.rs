@@ -39,7 +39,8 @@ impl Ending {
         if self.finished {
             return;
         }
-        if !self.announced {
+        let announces = !self.announced;
+        if announces {
             self.announced = true;
             effects.push(Effect::Stopping);
         }
@@ -47,11 +48,17 @@ impl Ending {
         let stopped = |supervisor: &Supervisor, key| {
             supervisor.process_at(key).is_none_or(|process| process.state().is_stopped())
         };
+        let mut turns = 0;
         loop {
             while self.stopping.pop_if(|key| stopped(supervisor, *key)).is_some() {}
             if !self.stopping.is_empty() {
                 break;
             }
+            // Listeners are told of the end before they are stopped, unless theirs is the first turn.
+            if announces && turns == 1 && !self.groups.is_empty() {
+                return;
+            }
+            turns += 1;
             let Some(group) = self.groups.pop() else { break };
             self.stopping = supervisor.group_keys(&group).to_vec();
             for key in self.stopping.iter().rev() {
