@@ -8,6 +8,7 @@
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`http`]: other sites in a browser, slow clients.
+//! - [`terminal`]: `supervisorctl` as a person uses it.
 //! - [`ansible`]: Ansible's module, the same steps on both.
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
 //! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
@@ -33,3 +34,4 @@ mod python_listeners;
 mod status_page;
 mod superlance;
 mod supervisorctl;
+mod terminal;

@@ -12,7 +12,7 @@ use crate::http::Address;
 use crate::marked;
 use crate::net::in_namespace;
 use crate::wait::wait_for;
-use crate::{Daemon, LIMIT, Rpc, WorkDir, binary, free_port, oracle};
+use crate::{Daemon, LIMIT, Rpc, Terminal, WorkDir, binary, free_port, oracle};
 
 /// Whose `supervisord` it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,10 +354,24 @@ impl Host {
 
     #[track_caller]
     fn control(&self, program: &Path, arguments: &[&str]) -> Ran {
+        run(&mut self.control_command(program, arguments), LIMIT)
+    }
+
+    fn control_command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.arg("-c").arg(self.path("supervisord.conf")).args(arguments);
         clean(&mut command);
-        run(&mut command, LIMIT)
+        command
+    }
+
+    /// A `supervisorctl` with this host's configuration, on a terminal.
+    #[track_caller]
+    pub fn supervisorctl_on_terminal(&self, flavour: Flavour, arguments: &[&str]) -> Terminal {
+        let program = match flavour {
+            Flavour::Ours => binary("supervisorctl"),
+            Flavour::Python => oracle::python_supervisorctl(),
+        };
+        Terminal::start(&self.control_command(&program, arguments))
     }
 }
 

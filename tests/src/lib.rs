@@ -23,6 +23,7 @@ mod process;
 mod proxy;
 mod rpc;
 mod smtp;
+mod terminal;
 mod wait;
 mod workdir;
 
@@ -41,5 +42,6 @@ pub use process::{ProcessStat, children_of, descriptors_of, is_alive};
 pub use proxy::Proxy;
 pub use rpc::Rpc;
 pub use smtp::MailServer;
+pub use terminal::{CTRL_C, CTRL_D, Terminal, UP};
 pub use wait::{LIMIT, wait_for, wait_until};
 pub use workdir::WorkDir;

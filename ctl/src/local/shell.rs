@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
+use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
 
 use super::failure::Failure;
 use super::options::{Leave, Options};
@@ -108,8 +108,13 @@ fn from_terminal(session: &mut Session, options: &Options) -> Result<(), Failure
     let unusable = |error: ReadlineError| Failure::Output(io::Error::other(error.to_string()));
     let server = Server::new(session.server.address.clone(), false).map_err(Failure::Output)?;
     let names = Names { server: RefCell::new(server), known: RefCell::new(None) };
-    let config =
-        Config::builder().auto_add_history(true).max_history_size(HISTORY).map_err(unusable)?.build();
+    // As readline does where there is a choice: what all have in common, and a list at the next key.
+    let config = Config::builder()
+        .auto_add_history(true)
+        .max_history_size(HISTORY)
+        .map_err(unusable)?
+        .completion_type(CompletionType::List)
+        .build();
     let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(unusable)?;
     editor.set_helper(Some(names));
     if let Some(file) = &options.history_file {
