@@ -4,6 +4,8 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use super::bundle::Bundles;
+
 /// Larger files, and more than this in one configuration, are refused.
 pub const MAX_CONFIG_BYTES: usize = 16 << 20;
 
@@ -49,6 +51,11 @@ pub trait Host {
     fn gid_by_name(&self, name: &str) -> Option<u32>;
 
     fn gid_exists(&self, gid: u32) -> bool;
+
+    /// The bundles that a fleet has given this host, kept in `state_dir`; the error is text for a person.
+    fn bundles(&self, _state_dir: &Path) -> Result<Bundles, String> {
+        Ok(Bundles::default())
+    }
 
     /// The IPv4 address that a name stands for; may take as long as a look-up takes. Where nothing is going to
     /// listen there is no need to know.

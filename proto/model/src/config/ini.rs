@@ -63,6 +63,11 @@ impl Document {
         self.ini.sections().flatten().filter(|name| *name != DEFAULT)
     }
 
+    /// Whether there is a `[DEFAULT]`.
+    pub fn has_defaults(&self) -> bool {
+        self.ini.section(Some(DEFAULT)).is_some()
+    }
+
     pub fn has_section(&self, section: &str) -> bool {
         section != DEFAULT && self.ini.section(Some(section)).is_some()
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::bundle::{add_bundles, inherit, own_names};
 use super::error::ConfigError;
 use super::expand::{Names, Scope};
 use super::fleet::fleet_section;
@@ -28,13 +29,23 @@ pub fn load(path: &Path, host: &dyn Host) -> Result<Config, ConfigError> {
     let rpcinterfaces = rpcinterfaces(&source)?;
     let mut warnings = std::mem::take(&mut source.warnings);
     let mut groups = groups(&source, &mut warnings)?;
-    for process in groups.iter_mut().flat_map(|group| &mut group.processes) {
-        let own = std::mem::replace(&mut process.environment, supervisord.environment.clone());
-        process.environment.extend(own);
-    }
+    inherit(&mut groups, &supervisord.environment);
     let servers = servers(&source)?;
     let fleet = fleet_section(&source)?;
-    Ok(Config { supervisord, servers, groups, rpcinterfaces, fleet, infos: source.infos, warnings })
+    let own = own_names(&source, &groups);
+    let mut config = Config {
+        supervisord,
+        servers,
+        groups,
+        rpcinterfaces,
+        fleet,
+        bundled: BTreeMap::new(),
+        bundle_faults: Vec::new(),
+        infos: source.infos,
+        warnings,
+    };
+    add_bundles(&mut config, own, host);
+    Ok(config)
 }
 
 /// Also makes the section's `environment` known to every expansion that follows.

@@ -1,8 +1,9 @@
 //! The typed configuration and how it is read. INI text becomes sections and options with their places
 //! ([`Document`]); a `Source` holds the main file and those it includes and expands `%(name)s` in values;
 //! each kind of section has a file that gives it meaning; [`load`] puts them together into a [`Config`],
-//! [`load_ctl`] reads the client's part. What a host must be asked for comes in through [`Host`].
+//! [`load_ctl`] reads the client's part, [`read_bundle`] what a fleet adds. What a host must be asked for comes in through [`Host`].
 
+mod bundle;
 mod ctl;
 mod error;
 mod expand;
@@ -23,6 +24,9 @@ mod source;
 mod types;
 mod value;
 
+pub use bundle::{
+    BUNDLE_SECTIONS, Bundle, BundleFault, Bundled, Bundles, Place, bundle_part, names_used, read_bundle,
+};
 pub use ctl::{CtlSection, load_ctl};
 pub use error::ConfigError;
 pub use group::EVENT_TYPES;

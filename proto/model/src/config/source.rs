@@ -41,20 +41,33 @@ impl<'a> Source<'a> {
         }
         let unreadable = |_| ConfigError::new(format!("could not read config file {shown}")).in_file(path);
         let text = host.read(path).map_err(unreadable)?;
-        let mut source = Source {
+        let mut source = Source { here, ..Source::empty(path.to_path_buf(), host) };
+        source.add(path, &text, &mut 0)?;
+        Ok(source)
+    }
+
+    /// Without any file.
+    pub(super) fn empty(path: PathBuf, host: &'a dyn Host) -> Source<'a> {
+        Source {
             document: Document::default(),
             host,
-            path: path.to_path_buf(),
-            here,
+            path,
+            here: String::new(),
             node_name: host.node_name(),
             env: Names::from_env(host.env()),
             infos: Vec::new(),
             warnings: Vec::new(),
             common_bytes: 0,
             spent: Cell::new(0),
-        };
-        source.add(path, &text, &mut 0)?;
-        Ok(source)
+        }
+    }
+
+    /// One more file, with its own folder as `here`.
+    pub(super) fn add_file(&mut self, path: &Path, text: &[u8]) -> Result<(), ConfigError> {
+        self.add(path, text, &mut 0)?;
+        self.here = absolute(dirname(&path.to_string_lossy()), self.host);
+        self.document.expand_here(&self.here);
+        Ok(())
     }
 
     /// The file and what its `[include]` names. An included file's own `[include]` does nothing.

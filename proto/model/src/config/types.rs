@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use super::bundle::BundleFault;
 use crate::name::ProcessName;
 use crate::signal::Signal;
 
@@ -19,6 +20,10 @@ pub struct Config {
     pub groups: Vec<Group>,
     pub rpcinterfaces: Vec<RpcInterface>,
     pub fleet: Option<FleetSection>,
+    /// Which groups come from bundles of the fleet, and from which.
+    pub bundled: BTreeMap<String, String>,
+    /// Bundles that are left out, and why.
+    pub bundle_faults: Vec<BundleFault>,
     /// What the daemon logs once it can: `Included extra file ...` and such.
     pub infos: Vec<String>,
     pub warnings: Vec<String>,
