@@ -1,15 +1,16 @@
 //! The daemon as the fleet's link sees it: questions and requests go through the inbox, lines to the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleetvisor_core::request::{Outcome, Processes, Verb};
-use fleetvisor_link::{Daemon, Gone, Watched};
-use fleetvisor_model::config::LogLevel;
+use fleetvisor_link::{Daemon, Gone, Own, Tried, Updated, Watched};
+use fleetvisor_model::config::{Bundles, LogLevel};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_model::time::Wall;
 use tokio::sync::mpsc;
 
+use crate::bundles;
 use crate::clock;
 use crate::inbox::{Handle, Message};
 use crate::logs::Logs;
@@ -49,6 +50,18 @@ impl Daemon for Member {
         processes: Processes,
     ) -> Result<mpsc::UnboundedReceiver<(ProcessName, Outcome)>, Gone> {
         self.handle.verb(verb, processes)
+    }
+
+    async fn try_bundles(&self, bundles: Bundles) -> Result<Tried, Gone> {
+        bundles::try_bundles(&self.handle, bundles).await
+    }
+
+    async fn update(&self, groups: BTreeSet<String>) -> Result<Updated, Gone> {
+        bundles::update(&self.handle, groups).await
+    }
+
+    async fn own(&self) -> Result<Own, Gone> {
+        Ok(bundles::own(&self.handle).await)
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {

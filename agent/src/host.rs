@@ -6,7 +6,8 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use fleetvisor_model::config::{Host, MAX_CONFIG_BYTES, User};
+use fleetvisor_link::Kept;
+use fleetvisor_model::config::{Bundles, Host, MAX_CONFIG_BYTES, User};
 use nix::unistd::{AccessFlags, Gid, Group, Uid, access};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +77,10 @@ impl Host for FileSystem {
 
     fn gid_exists(&self, gid: u32) -> bool {
         matches!(Group::from_gid(Gid::from_raw(gid)), Ok(Some(_)))
+    }
+
+    fn bundles(&self, state_dir: &Path) -> Result<Bundles, String> {
+        Kept::load(state_dir).map(|kept| kept.bundles(state_dir)).map_err(|error| error.to_string())
     }
 
     fn address_of(&self, name: &str) -> Option<Ipv4Addr> {

@@ -26,12 +26,22 @@ const TABLE: &[(&str, Allowed)] = &[
     ("/fleetvisor.v1.Enrolment/Enrol", Allowed::Anyone),
     ("/fleetvisor.v1.Hosts/Renew", Allowed::Hosts),
     ("/fleetvisor.v1.Hosts/Link", Allowed::Hosts),
+    ("/fleetvisor.v1.HostBundles/Fetch", Allowed::Hosts),
     ("/fleetvisor.v1.Fleet/ListHosts", Allowed::Operators(Role::Viewer)),
     ("/fleetvisor.v1.Fleet/Status", Allowed::Operators(Role::Viewer)),
     ("/fleetvisor.v1.Fleet/Run", Allowed::Operators(Role::Operator)),
     ("/fleetvisor.v1.Fleet/CreateToken", Allowed::Operators(Role::Admin)),
     ("/fleetvisor.v1.Fleet/Audit", Allowed::Operators(Role::Viewer)),
     ("/fleetvisor.v1.Fleet/Backup", Allowed::Operators(Role::Admin)),
+    ("/fleetvisor.v1.Bundles/List", Allowed::Operators(Role::Viewer)),
+    ("/fleetvisor.v1.Bundles/Show", Allowed::Operators(Role::Viewer)),
+    ("/fleetvisor.v1.Bundles/History", Allowed::Operators(Role::Viewer)),
+    // What was accepted once may be taken up again by whoever operates.
+    ("/fleetvisor.v1.Bundles/Rollback", Allowed::Operators(Role::Operator)),
+    // A bundle can run anything as anybody.
+    ("/fleetvisor.v1.Bundles/Push", Allowed::Operators(Role::Admin)),
+    ("/fleetvisor.v1.Bundles/Delete", Allowed::Operators(Role::Admin)),
+    ("/fleetvisor.v1.Bundles/Pull", Allowed::Operators(Role::Admin)),
 ];
 
 /// Whether `caller`, nobody for a caller without a certificate, may call `path`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::Audit;
+use crate::bundles::Bundles;
 use crate::enrolment::Attempts;
 use crate::pki::Authority;
 use crate::registry::Registry;
@@ -17,6 +18,7 @@ pub(crate) struct Controller {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) audit: Audit,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) bundles: Bundles,
     pub(crate) authority: Authority,
     /// Failed attempts to enrol.
     pub(crate) attempts: Attempts,
@@ -34,6 +36,16 @@ impl Controller {
     ) -> Controller {
         let runs = Arc::new(Semaphore::new(RUNS_MAX));
         let audit = Audit::new(store.clone());
-        Controller { store, audit, registry, authority, attempts: Attempts::default(), runs, stopping }
+        let bundles = Bundles::default();
+        Controller {
+            store,
+            audit,
+            registry,
+            bundles,
+            authority,
+            attempts: Attempts::default(),
+            runs,
+            stopping,
+        }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use crate::audit::{Entry, Outcome};
+use crate::bundles;
 use crate::controller::Controller;
 use crate::desired;
 use crate::pace::Pace;
@@ -85,6 +86,7 @@ pub(crate) async fn run(
         Ok(Err(reason)) => return farewell(&outgoing, &reason, RETRY_BROKEN).await,
         Err(_) => return farewell(&outgoing, "no Hello within 10 seconds", RETRY_BROKEN).await,
     };
+    let config_state = hello.config_state.clone();
     let (arrival, seq) = match arrival(hello, address, outgoing.clone()) {
         Ok(arrived) => arrived,
         Err(error) => {
@@ -117,6 +119,8 @@ pub(crate) async fn run(
     let _ = host.send(to_host::Message::Welcome(Welcome { heartbeat_seconds: HEARTBEAT_SECONDS }));
     tell(&controller, &host).await;
     drop(lane);
+    host.told.linked(config_state);
+    bundles::told::tell(&controller, &host);
     inventory::store(&*controller.store, &host).await;
 
     let mut link = Link {
@@ -164,6 +168,9 @@ impl Link<'_> {
                     self.store_inventory().await;
                 }
             }
+            if self.host.told.has_news() {
+                bundles::told::tell(self.controller, &self.host);
+            }
             if self.host.has_news()
                 && let Ok(_lane) = self.host.lane.try_lock()
             {
@@ -184,6 +191,8 @@ impl Link<'_> {
             }
             from_host::Message::CommandDone(done) => self.host.answer(&done.id, Answer::Done),
             from_host::Message::Observed(observed) => self.host.set_observed(observed.revision),
+            from_host::Message::ConfigState(state) => self.host.told.reported(state),
+            from_host::Message::LocalConfig(local) => self.host.told.local(local),
             from_host::Message::Heartbeat(_) => {}
         }
         if self.store_at.is_some_and(|at| at <= Instant::now()) {

@@ -8,6 +8,7 @@
 mod access;
 mod audit;
 mod backup;
+mod bundles;
 mod cli;
 mod clock;
 mod connection;

@@ -86,6 +86,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     registry.load(&*store).await?;
     let (stop, stopping) = watch::channel(None);
     let controller = Arc::new(Controller::new(store.clone(), registry.clone(), authority, stopping.clone()));
+    controller.bundles.load(&*store).await?;
     tracing::info!("{} hosts are enrolled", registry.all().len());
 
     tokio::spawn({

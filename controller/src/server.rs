@@ -4,8 +4,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use fleetvisor_proto::fleet::bundles_server::BundlesServer;
 use fleetvisor_proto::fleet::enrolment_server::EnrolmentServer;
 use fleetvisor_proto::fleet::fleet_server::FleetServer;
+use fleetvisor_proto::fleet::host_bundles_server::HostBundlesServer;
 use fleetvisor_proto::fleet::hosts_server::HostsServer;
 use fleetvisor_proto::tls::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use rustls::ServerConfig;
@@ -15,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use crate::access::AccessLayer;
+use crate::bundles::service::{BundlesService, HostBundlesService, PUSH_BYTES};
 use crate::connection;
 use crate::controller::Controller;
 use crate::enrolment::EnrolmentService;
@@ -48,6 +51,13 @@ pub(crate) async fn serve(
             EnrolmentServer::new(EnrolmentService(controller.clone())).max_decoding_message_size(ENROL_BYTES),
         )
         .add_service(HostsServer::new(HostsService(controller.clone())).max_decoding_message_size(HOST_BYTES))
+        .add_service(
+            BundlesServer::new(BundlesService(controller.clone())).max_decoding_message_size(PUSH_BYTES),
+        )
+        .add_service(
+            HostBundlesServer::new(HostBundlesService(controller.clone()))
+                .max_decoding_message_size(ENROL_BYTES),
+        )
         .add_service(FleetServer::new(FleetService(controller)).max_decoding_message_size(OPERATOR_BYTES))
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop)
         .await

@@ -1,12 +1,12 @@
 //! What the link needs of the daemon that it speaks for, and nothing more: it can ask, watch and be told, and
 //! holds no state of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
 
 use fleetvisor_core::request::{Outcome, Processes, Verb};
-use fleetvisor_model::config::LogLevel;
+use fleetvisor_model::config::{Bundles, LogLevel, OwnPrograms};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_model::time::Wall;
@@ -23,6 +23,30 @@ pub enum Watched {
     Changed(ProcessStatus),
     Removed(ProcessName),
 }
+
+/// How a configuration would be; the error is why it could not be read at all.
+pub type Tried = Result<Accepted, String>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Groups of bundles, and which bundle each is of.
+    pub groups: BTreeMap<String, String>,
+    /// Bundles that would be left out, and why.
+    pub faults: Vec<(String, String)>,
+}
+
+/// What an update came to; the error is why nothing was done.
+pub type Updated = Result<Begun, String>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Groups that have come to life.
+    pub groups: BTreeSet<String>,
+    /// Groups that have not, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+pub type Own = Result<OwnPrograms, String>;
 
 /// A handle to a daemon. Requests are carried out in the order they are made.
 pub trait Daemon: Clone + Debug + Send + Sync + 'static {
@@ -46,6 +70,16 @@ pub trait Daemon: Clone + Debug + Send + Sync + 'static {
         verb: Verb,
         processes: Processes,
     ) -> Result<mpsc::UnboundedReceiver<(ProcessName, Outcome)>, Gone>;
+
+    /// What the daemon's configuration would be with these bundles; nothing is changed.
+    fn try_bundles(&self, bundles: Bundles) -> impl Future<Output = Result<Tried, Gone>> + Send;
+
+    /// Reads the configuration again, and brings those of these groups to life, or ends them, that have changed.
+    /// Processes of the others are not touched.
+    fn update(&self, groups: BTreeSet<String>) -> impl Future<Output = Result<Updated, Gone>> + Send;
+
+    /// The programs of this host's own configuration; the error says why they can't be read.
+    fn own(&self) -> impl Future<Output = Result<Own, Gone>> + Send;
 
     /// Whether these processes are started when their groups come to life.
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone>;

@@ -4,10 +4,13 @@
 //! - `membership`: enrols once, and keeps one link up for as long as the daemon runs.
 //! - `link`: one link, from its Hello to its loss. `backoff`: when to dial again.
 //! - `command`: carries out what is asked, at most once. `wishes`: what is asked to last.
+//! - `bundles`: the configuration that the fleet gives this host, on its disk. `config`: comes to have it.
 //! - `enrol`, `renew`: the host's certificate.
 
 mod backoff;
+mod bundles;
 mod command;
+mod config;
 mod daemon;
 mod enrol;
 mod link;
@@ -15,6 +18,7 @@ mod membership;
 mod renew;
 mod wishes;
 
-pub use daemon::{Daemon, Gone, Watched};
+pub use bundles::{Kept, KeptError};
+pub use daemon::{Accepted, Begun, Daemon, Gone, Own, Tried, Updated, Watched};
 pub use membership::run;
 pub use wishes::{Wishes, WishesError};

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::command::{carry_out, say};
+use crate::config;
 use crate::daemon::{Daemon, Gone, Watched};
 use crate::membership::{LinkError, Membership};
 
@@ -52,9 +53,11 @@ pub(crate) async fn serve<D: Daemon>(
         labels: membership.labels().into_iter().collect(),
         observed_revision: membership.wishes.lock().await.observed(),
         report: Some(membership.report(1).await?),
+        config_state: Some(membership.given.state().await),
     };
     say(&up, from_host::Message::Hello(hello)).await;
     let welcome_by = Instant::now() + WELCOME;
+    let fetching = channel.clone();
     let mut hosts = HostsClient::new(channel).max_decoding_message_size(INCOMING_BYTES);
     let answer = timeout(WELCOME, hosts.link(ReceiverStream::new(going_up)))
         .await
@@ -100,6 +103,20 @@ pub(crate) async fn serve<D: Daemon>(
                                 let _ = failed.try_send(error);
                             }
                         });
+                    }
+                    Some(to_host::Message::Assignment(assignment)) => {
+                        let turn = membership.given.turn();
+                        let (membership, up, failed) = (Arc::clone(membership), up.clone(), failed.clone());
+                        let channel = fetching.clone();
+                        tokio::spawn(async move {
+                            if let Err(error) = config::take_on(&membership, assignment, turn, channel, &up).await {
+                                let _ = failed.try_send(error);
+                            }
+                        });
+                    }
+                    Some(to_host::Message::LocalConfigRequest(request)) => {
+                        let (membership, up) = (Arc::clone(membership), up.clone());
+                        tokio::spawn(async move { config::tell_own(&membership, request.id, &up).await });
                     }
                     Some(to_host::Message::ReportRequest(_)) => {
                         seq += 1;

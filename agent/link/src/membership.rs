@@ -12,7 +12,9 @@ use fleetvisor_proto::tls::{self, DialError, TlsError};
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Itinerary;
+use crate::bundles::KeptError;
 use crate::command::Seen;
+use crate::config::Given;
 use crate::daemon::{Daemon, Gone};
 use crate::wishes::{Wishes, WishesError};
 use crate::{enrol, link, renew};
@@ -24,6 +26,7 @@ pub(crate) struct Membership<D> {
     /// New in each process.
     pub(crate) boot_id: String,
     pub(crate) daemon: D,
+    pub(crate) given: Given,
     pub(crate) wishes: Arc<tokio::sync::Mutex<Wishes>>,
     /// Commands that were carried out, or are being.
     pub(crate) seen: Seen,
@@ -52,6 +55,8 @@ pub(crate) enum LinkError {
     #[error(transparent)]
     Wishes(#[from] WishesError),
     #[error(transparent)]
+    Bundles(#[from] KeptError),
+    #[error(transparent)]
     Gone(#[from] Gone),
 }
 
@@ -60,6 +65,7 @@ pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
     let mut itinerary = Itinerary::new(&section.controller);
     let membership = Arc::new(Membership {
         boot_id: format!("{}-{}", process_id(), section.host),
+        given: Given::load(&section.state_dir, &daemon),
         section,
         daemon,
         wishes: Arc::new(tokio::sync::Mutex::new(wishes)),

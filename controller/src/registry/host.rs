@@ -14,6 +14,7 @@ use fleetvisor_proto::fleet::{self, HostState, RefusedAgent, ToHost, to_host};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use crate::bundles::told::Told;
 use crate::clock;
 use crate::pace::Pace;
 use crate::reconcile::Observed;
@@ -33,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) lane: tokio::sync::Mutex<()>,
     /// Wakes this host's link, and no other: there may be something to tell it.
     pub(crate) news: Notify,
+    /// What it was told of its bundles.
+    pub(crate) told: Told,
     arrivals: Mutex<Pace>,
     known: Mutex<Known>,
 }
@@ -136,6 +139,7 @@ impl Host {
             name: name.to_owned(),
             lane: tokio::sync::Mutex::default(),
             news: Notify::new(),
+            told: Told::default(),
             arrivals: Mutex::new(Pace::new(ARRIVALS_PER_SECOND, ARRIVALS_BURST, Instant::now())),
             known: Mutex::new(Known {
                 presence: Presence::NeverSeen,
@@ -370,6 +374,7 @@ impl Host {
 
     /// The host as callers see it.
     pub(crate) fn describe(&self) -> fleet::Host {
+        let bundles = self.told.describe();
         let known = self.known();
         let (state, since, address) = match &known.presence {
             Presence::NeverSeen => (HostState::NeverSeen, 0, String::new()),
@@ -400,6 +405,7 @@ impl Host {
                     reason: refused.reason.clone(),
                 },
             ),
+            bundles,
             ..fleet::Host::default()
         }
     }

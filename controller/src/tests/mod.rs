@@ -177,6 +177,7 @@ impl Agent {
 
 fn hello(boot_id: &str, observed_revision: u64, processes: &[(&str, &str)]) -> from_host::Message {
     from_host::Message::Hello(Hello {
+        config_state: None,
         version: "0.1.0".to_owned(),
         boot_id: boot_id.to_owned(),
         labels: [("role".to_owned(), "web".to_owned())].into(),

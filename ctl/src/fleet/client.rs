@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleetvisor_proto::fleet::bundles_client::BundlesClient;
 use fleetvisor_proto::fleet::fleet_client::FleetClient;
 use fleetvisor_proto::identity::{Identity, IdentityError};
 use fleetvisor_proto::tls::{self, DialError, TlsError};
@@ -100,6 +101,15 @@ fn worded(status: &Status) -> String {
 
 /// Connects to the first controller that can be reached.
 pub(crate) async fn connect(access: &Access) -> Result<FleetClient<Channel>, FleetError> {
+    Ok(FleetClient::new(dial(access).await?).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// [`connect`], for what concerns bundles.
+pub(crate) async fn connect_bundles(access: &Access) -> Result<BundlesClient<Channel>, FleetError> {
+    Ok(BundlesClient::new(dial(access).await?).max_decoding_message_size(MAX_MESSAGE))
+}
+
+async fn dial(access: &Access) -> Result<Channel, FleetError> {
     let Settings { controllers, identity } = Settings::read(access)?;
     let config = tls::client_config(&Identity::load(&identity)?)?;
     let mut failed = None;
@@ -110,7 +120,7 @@ pub(crate) async fn connect(access: &Access) -> Result<FleetClient<Channel>, Fle
             dialled = tls::dial(address, config.clone()).await;
         }
         match dialled {
-            Ok(channel) => return Ok(FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE)),
+            Ok(channel) => return Ok(channel),
             Err(error @ (DialError::Unreachable { .. } | DialError::Handshake { .. })) => {
                 if controllers.len() > 1 {
                     eprintln!("ctl: {error}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleetvisor_proto::fleet::{Host, HostState};
+use fleetvisor_proto::fleet::{Host, HostBundle, HostState};
 use serde::Serialize;
 
 use super::when;
@@ -24,6 +24,31 @@ pub(crate) struct HostJson {
     total: u32,
     desired_revision: u64,
     observed_revision: u64,
+    /// What it should have of the fleet's configuration, and what it has.
+    bundles: Vec<BundleJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct BundleJson {
+    bundle: String,
+    /// Revisions; `null` for none.
+    desired: Option<u64>,
+    revision: Option<u64>,
+    failed_revision: Option<u64>,
+    reason: String,
+}
+
+impl From<&HostBundle> for BundleJson {
+    fn from(bundle: &HostBundle) -> BundleJson {
+        let some = |revision: u64| Some(revision).filter(|revision| *revision > 0);
+        BundleJson {
+            bundle: bundle.name.clone(),
+            desired: some(bundle.desired),
+            revision: some(bundle.revision),
+            failed_revision: some(bundle.failed_revision),
+            reason: bundle.reason.clone(),
+        }
+    }
 }
 
 impl From<&Host> for HostJson {
@@ -41,6 +66,7 @@ impl From<&Host> for HostJson {
             total: host.total,
             desired_revision: host.desired_revision,
             observed_revision: host.observed_revision,
+            bundles: host.bundles.iter().map(BundleJson::from).collect(),
         }
     }
 }
@@ -49,7 +75,7 @@ fn since(host: &Host) -> Option<i64> {
     Some(host.since).filter(|since| *since > 0)
 }
 
-fn state_word(state: HostState) -> &'static str {
+pub(crate) fn state_word(state: HostState) -> &'static str {
     match state {
         HostState::Online => "online",
         HostState::Away => "away",
@@ -102,7 +128,25 @@ pub(crate) fn show(host: &Host) -> Vec<String> {
     lines.push(("running", format!("{} of {}", host.running, host.total)));
     lines.push(("desired", format!("revision {}", host.desired_revision)));
     lines.push(("observed", format!("revision {}", host.observed_revision)));
+    lines.extend(host.bundles.iter().map(|bundle| ("bundle", bundle_text(bundle))));
     lines.into_iter().map(|(what, text)| format!("{what:<12}{text}").trim_end().to_owned()).collect()
+}
+
+/// `web: revision 4`, and what is not as it should be.
+fn bundle_text(bundle: &HostBundle) -> String {
+    let mut text = match bundle.revision {
+        0 => format!("{}: none", bundle.name),
+        revision => format!("{}: revision {revision}", bundle.name),
+    };
+    match bundle.desired {
+        0 => text.push_str(", should have none"),
+        desired if desired == bundle.revision => {}
+        desired => text.push_str(&format!(", should have revision {desired}")),
+    }
+    if bundle.failed_revision > 0 {
+        text.push_str(&format!("; revision {} failed: {}", bundle.failed_revision, bundle.reason));
+    }
+    text
 }
 
 fn labels(host: &Host) -> String {

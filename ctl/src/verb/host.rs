@@ -47,7 +47,8 @@ struct Token {
 /// Lists hosts: name, state, running of all processes, since when, labels
 ///
 /// With -o json one document: {"hosts": [{"host", "state", "since", "labels", "version", "address",
-/// "report_age_ms", "running", "total", "desired_revision", "observed_revision"}]}.
+/// "report_age_ms", "running", "total", "desired_revision", "observed_revision", "bundles": [{"bundle",
+/// "desired", "revision", "failed_revision", "reason"}]}]}.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl host list\n  ctl host list -l role=web -o json")]
 struct List;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod completion;
+mod config;
 mod here;
 mod host;
 mod perform;
@@ -28,6 +29,7 @@ pub(crate) enum Verb {
     #[command(flatten)]
     Here(here::Here),
     Host(host::Host),
+    Config(config::Config),
     Audit(audit::Audit),
     Version(version::Version),
     Completion(completion::Completion),
@@ -42,6 +44,7 @@ impl Verb {
             Verb::Restart(restart) => restart.run(cli),
             Verb::Here(here) => here.run(cli),
             Verb::Host(host) => host.run(cli),
+            Verb::Config(config) => config.run(cli),
             Verb::Audit(audit) => audit.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),

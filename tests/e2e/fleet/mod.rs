@@ -2,6 +2,7 @@
 //!
 //! - [`access`]: who is refused.
 //! - [`away`]: hosts that are not there, and come back.
+//! - [`bundles`]: configuration that the fleet gives its hosts.
 //! - [`half_open`]: links that are dead while nobody has said so.
 //! - [`partition`]: all of that at random, under a stream of operations.
 //! - [`restart`], [`status`]: the verbs and the views.
@@ -10,6 +11,7 @@
 
 mod access;
 mod away;
+mod bundles;
 mod half_open;
 mod partition;
 mod restart;

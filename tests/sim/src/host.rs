@@ -1,7 +1,7 @@
 //! One simulated host: the agent's pure core with a keeper that spawns and ends at once, and no process at all.
 //! To the fleet's link it is a daemon like any other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,10 @@ use fleetvisor_core::effect::{Effect, Instance};
 use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_core::request::{Outcome, Processes, Request, Ticket, Verb};
 use fleetvisor_core::supervisor::{Input, Supervisor};
-use fleetvisor_link::{Daemon, Gone, Watched};
+use fleetvisor_link::{Accepted, Begun, Daemon, Gone, Own, Tried, Updated, Watched};
 use fleetvisor_model::config::{
-    Autorestart, Group, GroupKind, LogLevel, LogTarget, OutputLog, Process as ProcessConfig,
+    Autorestart, Bundles, Group, GroupKind, LogLevel, LogTarget, OutputLog, OwnPrograms,
+    Process as ProcessConfig,
 };
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
@@ -219,6 +220,19 @@ impl Daemon for SimulatedHost {
         world.drive(Input::Request { ticket, request });
         self.inner.counters.spawns.fetch_add(world.spawned - before, Ordering::Relaxed);
         Ok(coming)
+    }
+
+    /// A host without a configuration has no bundles either.
+    async fn try_bundles(&self, _bundles: Bundles) -> Result<Tried, Gone> {
+        Ok(Ok(Accepted::default()))
+    }
+
+    async fn update(&self, _groups: BTreeSet<String>) -> Result<Updated, Gone> {
+        Ok(Ok(Begun::default()))
+    }
+
+    async fn own(&self) -> Result<Own, Gone> {
+        Ok(Ok(OwnPrograms::default()))
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::expand::Names;
 use super::group::groups;
 use super::host::Host;
+use super::path::{absolute, dirname};
 use super::percent::Value;
 use super::source::Source;
 use super::types::{Config, Group};
@@ -61,6 +61,7 @@ pub struct BundleFault {
 /// Reads a bundle. Every error names the file, and mostly line and option.
 pub fn read_bundle(bundle: &Bundle, place: Place<'_>, host: &dyn Host) -> Result<Bundled, ConfigError> {
     let mut source = Source::empty(PathBuf::from(&bundle.name), host);
+    source.common_bytes = place.environment.iter().map(|(key, value)| key.len() + value.len()).sum();
     let environment: Vec<(String, String)> =
         place.environment.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     source.env.set_env(&environment);
@@ -153,7 +154,8 @@ fn clash(bundle: &Bundle, name: &str, owner: Option<&str>) -> ConfigError {
 /// Names that the host's own configuration has taken.
 pub(super) fn own_names(source: &Source<'_>, groups: &[Group]) -> BTreeSet<String> {
     let sections = source.document.sections();
-    let named = sections.filter_map(|section| BUNDLE_SECTIONS.iter().find_map(|kind| section.strip_prefix(kind)));
+    let named =
+        sections.filter_map(|section| BUNDLE_SECTIONS.iter().find_map(|kind| section.strip_prefix(kind)));
     let mut names: BTreeSet<String> = named.map(|name| name.trim().to_owned()).collect();
     names.extend(groups.iter().map(|group| group.name.clone()));
     names
@@ -170,9 +172,47 @@ pub fn names_used(text: &str, prefix: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// What of a host's own configuration can be a bundle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPrograms {
+    /// File name and text.
+    pub files: Vec<(String, String)>,
+    /// Headers of the other sections, with their files.
+    pub left_out: Vec<String>,
+}
+
+/// The programs of the configuration at `path` and of what it includes, file by file.
+pub fn own_programs(path: &Path, host: &dyn Host) -> Result<OwnPrograms, ConfigError> {
+    let source = Source::open_with_includes(path, host)?;
+    let mut own = OwnPrograms::default();
+    for file in source.document.files() {
+        let unreadable = |reason: String| ConfigError::new(reason).in_file(file);
+        let text = host.read(file).map_err(unreadable)?;
+        let here = absolute(dirname(&file.to_string_lossy()), host);
+        let (part, left_out) = bundle_part(file, &String::from_utf8_lossy(&text), &here);
+        own.left_out.extend(left_out);
+        if !part.is_empty() {
+            let name = free_name(file, &own.files);
+            own.files.push((name, part));
+        }
+    }
+    Ok(own)
+}
+
+/// A name that a bundle's file may have and none has yet, like that of `file`.
+fn free_name(file: &Path, taken: &[(String, String)]) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let stem: String = stem.trim_start_matches(['.', '-']).chars().map(plain).take(100).collect();
+    let stem = if stem.is_empty() { "programs".to_owned() } else { stem };
+    let numbered = (2..).map(|number| format!("{stem}-{number}.conf"));
+    let mut names = std::iter::once(format!("{stem}.conf")).chain(numbered);
+    names.find(|name| taken.iter().all(|(other, _)| other != name)).unwrap_or(stem)
+}
+
 /// The parts of a file that may be in a bundle, word by word, with `%(here)s` as the folder that it stands for.
 /// Also gives the headers of the sections that were left out.
-pub fn bundle_part(path: &Path, text: &str, here: &str) -> (String, Vec<String>) {
+fn bundle_part(path: &Path, text: &str, here: &str) -> (String, Vec<String>) {
     let (mut part, mut left_out) = (String::new(), Vec::new());
     let mut keep = false;
     // Comments in front of a section belong to it.
@@ -238,7 +278,8 @@ mod tests {
     #[test]
     fn sections_of_the_daemon_are_refused() {
         for section in ["supervisord", "include", "fleet", "rpcinterface:x", "unix_http_server", "DEFAULT"] {
-            let error = read(&[("a.conf", &format!("[program:a]\ncommand=x\n[{section}]\nx=1\n"))]).unwrap_err();
+            let error =
+                read(&[("a.conf", &format!("[program:a]\ncommand=x\n[{section}]\nx=1\n"))]).unwrap_err();
             assert!(error.message.contains("bundle"), "{section}: {error}");
             assert_eq!(error.file, Some("a.conf".into()), "{section}");
         }

@@ -63,6 +63,11 @@ impl Document {
         self.ini.sections().flatten().filter(|name| *name != DEFAULT)
     }
 
+    /// Every file that was read, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// Whether there is a `[DEFAULT]`.
     pub fn has_defaults(&self) -> bool {
         self.ini.section(Some(DEFAULT)).is_some()

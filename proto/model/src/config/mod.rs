@@ -25,7 +25,8 @@ mod types;
 mod value;
 
 pub use bundle::{
-    BUNDLE_SECTIONS, Bundle, BundleFault, Bundled, Bundles, Place, bundle_part, names_used, read_bundle,
+    BUNDLE_SECTIONS, Bundle, BundleFault, Bundled, Bundles, OwnPrograms, Place, names_used, own_programs,
+    read_bundle,
 };
 pub use ctl::{CtlSection, load_ctl};
 pub use error::ConfigError;

@@ -1,0 +1,147 @@
+//! All bundles as the store has them, in memory, and which of them a host should have. What a host should have
+//! follows from the bundles, its name and its labels; there is nothing to keep for each host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, RwLock};
+
+use fleetvisor_proto::fleet::BundleContent;
+use prost::Message;
+
+use super::record::{self, BUNDLES, Head, Revision};
+use crate::records::{self, RecordError};
+use crate::select::{Selection, SelectionError};
+use crate::store::{Store, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("bundle {name}: its scope cannot be read: {source}")]
+    Scope { name: String, source: SelectionError },
+    #[error("bundle {name}: the content of revision {revision} is not in the store, or damaged")]
+    Content { name: String, revision: u64 },
+}
+
+/// Shared by all calls.
+#[derive(Debug, Default)]
+pub(crate) struct Bundles {
+    known: RwLock<BTreeMap<String, Arc<Known>>>,
+    /// Held while one is changed: what is decided on must not change meanwhile.
+    pub(super) changing: tokio::sync::Mutex<()>,
+}
+
+/// One bundle with the revisions that are kept.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) head: Head,
+    /// Revision of the store that wrote the head.
+    pub(super) stored: u64,
+    pub(super) revisions: BTreeMap<u64, Arc<Kept>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) revision: Revision,
+    selection: Selection,
+}
+
+/// A bundle at the revision that a host should have.
+#[derive(Clone, Debug)]
+pub(super) struct Assigned {
+    pub(super) name: String,
+    pub(super) kept: Arc<Kept>,
+}
+
+impl Kept {
+    pub(super) fn includes(&self, host: &str, labels: &BTreeMap<String, String>) -> bool {
+        !self.revision.is_deleted() && self.selection.includes(host, labels)
+    }
+}
+
+impl Known {
+    pub(super) fn latest(&self) -> Option<&Arc<Kept>> {
+        self.revisions.get(&self.head.revision)
+    }
+
+    /// What a host should have of it.
+    pub(super) fn on(&self, host: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<Kept>> {
+        self.revisions.get(&self.head.settled).filter(|kept| kept.includes(host, labels))
+    }
+}
+
+impl Bundles {
+    /// Takes up all that the store knows.
+    pub(crate) async fn load(&self, store: &dyn Store) -> Result<(), BundleError> {
+        let listing = store.list(BUNDLES).await?;
+        let names: BTreeSet<&str> = listing
+            .records
+            .iter()
+            .filter_map(|(key, _)| key.strip_prefix(BUNDLES)?.split('/').next())
+            .collect();
+        for name in names {
+            self.reload(store, name).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads one bundle as it is in the store now.
+    pub(super) async fn reload(&self, store: &dyn Store, name: &str) -> Result<(), BundleError> {
+        let prefix = format!("{}revision/", record::bundle_prefix(name));
+        let Some(head_record) = store.get(&record::head_key(name)).await? else {
+            self.write().remove(name);
+            return Ok(());
+        };
+        let head: Head = records::decode(&record::head_key(name), &head_record)?;
+        let mut revisions = BTreeMap::new();
+        for (key, found) in store.list(&prefix).await?.records {
+            let revision: Revision = records::decode(&key, &found)?;
+            let selection = Selection::parse(Some(revision.scope()), Vec::new())
+                .map_err(|source| BundleError::Scope { name: name.to_owned(), source })?;
+            revisions.insert(revision.revision, Arc::new(Kept { revision, selection }));
+        }
+        let known = Known { name: name.to_owned(), head, stored: head_record.revision, revisions };
+        self.write().insert(name.to_owned(), Arc::new(known));
+        Ok(())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Known>> {
+        self.read().get(name).cloned()
+    }
+
+    /// By name, with those that were deleted.
+    pub(super) fn all(&self) -> Vec<Arc<Known>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// What a host should have, by name.
+    pub(super) fn assigned(&self, host: &str, labels: &BTreeMap<String, String>) -> Vec<Assigned> {
+        let known = self.read();
+        let on = |bundle: &Arc<Known>| {
+            bundle.on(host, labels).map(|kept| Assigned { name: bundle.name.clone(), kept: kept.clone() })
+        };
+        known.values().filter_map(on).collect()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Known>>> {
+        self.known.read().expect("nothing panics while it holds the bundles")
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Known>>> {
+        self.known.write().expect("nothing panics while it holds the bundles")
+    }
+}
+
+/// The files of a revision.
+pub(super) async fn content(
+    store: &dyn Store,
+    name: &str,
+    revision: &Revision,
+) -> Result<BundleContent, BundleError> {
+    let damaged = || BundleError::Content { name: name.to_owned(), revision: revision.revision };
+    let record = store.get(&record::content_key(name, &revision.digest)).await?.ok_or_else(damaged)?;
+    let content = BundleContent::decode(&*record.value).map_err(|_| damaged())?;
+    if record::digest(&content) == revision.digest { Ok(content) } else { Err(damaged()) }
+}
