@@ -5,6 +5,7 @@
 //! - [`arrows`]: who may import whom.
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
 //! - [`events`]: event listeners and what they hear.
+//! - [`log_loss`], [`log_trouble`]: nothing is lost, and what can't be written is counted.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`http`]: other sites in a browser, slow clients.
@@ -28,6 +29,8 @@ mod fleet;
 mod http;
 mod http_answers;
 mod lifecycle;
+mod log_loss;
+mod log_trouble;
 mod logs;
 mod options;
 mod python_listeners;
