@@ -29,6 +29,8 @@ class Measure:
     targets: tuple = ()
     percentile: int = 50
     floor: bool = False
+    # Measured apart from the others, by a daemon of its own, and once a run.
+    apart: bool = False
 
 
 MEASURES = (
@@ -57,6 +59,19 @@ MEASURES = (
             (Target('part', 0.35, (10,)), Target('part', 0.5, (1000,)))),
     Measure('memory-used', 'memory (PSS) after all the calls', AMOUNT, 'MiB'),
     Measure('wake-ups', 'context switches when idle', AMOUNT, 'a second', (Target('most', 0),)),
+    Measure('logs-lines', 'logs, lines of 100 bytes', RATE, 'MB/s', (Target('faster', 1),), floor=True, apart=True),
+    Measure('logs-lines-cpu', 'logs, lines of 100 bytes, CPU', AMOUNT, 's/GB', (Target('part', 0.25),),
+            floor=True, apart=True),
+    Measure('logs-delay', 'a line until it is in its log, p99', TIME, 'ms', (Target('most', 5),), percentile=99,
+            floor=True, apart=True),
+    Measure('logs-blocks', 'logs, blocks of 64 KiB', RATE, 'MB/s', (Target('faster', 1),), floor=True, apart=True),
+    Measure('logs-blocks-cpu', 'logs, blocks of 64 KiB, CPU', AMOUNT, 's/GB', (Target('part', 0.7),),
+            floor=True, apart=True),
+    Measure('flood-getState', 'getState while 16 programs flood their logs, p99', TIME, 'ms', (Target('most', 2.5),),
+            apart=True),
+    Measure('events', 'events to one listener', RATE, 'a second', (Target('faster', 5),), apart=True),
+    Measure('tail-delay', 'tail -f, a line until it is delivered, p50', TIME, 'ms', (Target('faster', 10),), apart=True),
+    Measure('tail-500', 'tail -f, 500 streams until all flow', TIME, 'ms', (Target('faster', 50),), apart=True),
 )
 
 

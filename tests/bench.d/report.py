@@ -6,6 +6,8 @@ import platform
 from measures import MEASURES, judge, middle, ratio, words
 
 SIDES = ('ours', 'theirs', 'floor')
+# The number of programs of measures that are taken apart.
+APART = 1
 
 
 def rows(taken, counts, wanted):
@@ -15,7 +17,7 @@ def rows(taken, counts, wanted):
         if measure.name not in wanted:
             continue
         ends = [middle(measure, taken.get((measure.name, count, 'ours'))) for count in (counts[0], counts[-1])]
-        for count in counts:
+        for count in (APART,) if measure.apart else counts:
             samples = {side: taken.get((measure.name, count, side), []) for side in SIDES}
             figures = {side: middle(measure, samples[side]) for side in SIDES}
             compared = ratio(measure, figures['ours'], figures['theirs'])
