@@ -20,6 +20,7 @@ mod init;
 mod layout;
 mod link;
 mod logging;
+mod man;
 mod operations;
 mod pace;
 mod pki;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::verify(&args),
         Verb::Backup(args) => backup::backup(&args),
         Verb::Restore(args) => restore::restore(&args),
+        Verb::Man(args) => man::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

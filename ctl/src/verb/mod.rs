@@ -5,6 +5,7 @@ mod completion;
 mod config;
 mod here;
 mod host;
+mod man;
 mod perform;
 mod restart;
 mod start;
@@ -33,6 +34,7 @@ pub(crate) enum Verb {
     Audit(audit::Audit),
     Version(version::Version),
     Completion(completion::Completion),
+    Man(man::Man),
 }
 
 impl Verb {
@@ -48,6 +50,7 @@ impl Verb {
             Verb::Audit(audit) => audit.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
+            Verb::Man(man) => man.run(cli),
         }
     }
 }
