@@ -176,7 +176,12 @@ impl Agent {
             Message::Shutdown { answer } => self.request(Request::Shutdown, Asker::Daemon(answer)),
             Message::Restart { answer } => self.request(Request::Restart, Asker::Daemon(answer)),
             Message::Reread { config, answer } => {
-                // What reading it has to remark is logged at the start only, as by Supervisor.
+                for warning in &config.warnings {
+                    self.logs.line(LogLevel::Warn, warning);
+                }
+                for info in &config.infos {
+                    self.logs.line(LogLevel::Info, info);
+                }
                 let _ = answer.send(self.groups.reread(config.groups));
             }
             Message::Status { name, answer } => {

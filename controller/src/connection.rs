@@ -1,6 +1,7 @@
 //! Connections to the gRPC port: accepting them, the TLS handshake, and what strangers may cost. Owns every
 //! limit that applies before a call arrives; who may call what is [`crate::access`]'s.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,24 +9,40 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use fleetvisor_model::time::Wall;
 use fleetvisor_proto::identity::Identity;
-use fleetvisor_proto::principal::Principal;
+use fleetvisor_proto::principal::{Principal, PrincipalError};
 use fleetvisor_proto::tls;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
+
+use crate::clock;
+use crate::grant::Grant;
+use crate::sessions::{Ended, Session, Sessions};
+use crate::shares::{Share, Shares};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKES_MAX: usize = 256;
 /// Connections without a certificate: how many at once, and for how long. Enrolling takes one call.
 const GUESTS_MAX: usize = 256;
+/// Of both, what one address may have: half, since many hosts may come from behind one.
+const HANDSHAKES_OF_ONE_MAX: usize = HANDSHAKES_MAX / 2;
+const GUESTS_OF_ONE_MAX: usize = GUESTS_MAX / 2;
 const GUEST_LIFE: Duration = Duration::from_secs(30);
+/// Between the end of a session and the cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 /// The other end of a connection, found in every call's extensions.
@@ -33,30 +50,45 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// `None` without a certificate.
-    pub(crate) principal: Option<Principal>,
+    pub(crate) certificate: Option<Certificate>,
+}
+
+/// The certificate that a connection has proven to hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    pub(crate) principal: Principal,
+    /// `None` where somebody else than this controller made it.
+    pub(crate) grant: Option<Grant>,
+    pub(crate) expires: Wall,
+    /// The end of the session, and why.
+    pub(crate) ended: Ended,
 }
 
 /// An accepted connection after its handshake.
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    guest: Option<Guest>,
+    /// When it is cut, whatever is under way.
+    until: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    _hold: Hold,
 }
 
-/// What a connection without a certificate is bound to.
-struct Guest {
-    until: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
+/// What is given back when a connection is closed.
+enum Hold {
+    Guest { _permit: OwnedSemaphorePermit, _share: Share },
+    Member { _session: Session },
 }
 
 /// TLS 1.3 with the controller's certificate. A client need not have a certificate, but one that it presents
-/// must be of this CA. Nothing is resumed: every connection proves itself.
-pub(crate) fn server_config(identity: &Identity) -> Result<ServerConfig, tls::TlsError> {
+/// must be of this CA. One of a host that ended no longer than `grace` ago gets in, and may do nothing but renew.
+/// Nothing is resumed: every connection proves itself.
+pub(crate) fn server_config(identity: &Identity, grace: Duration) -> Result<ServerConfig, tls::TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.ca_der())?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider())
         .allow_unauthenticated()
         .build()?;
+    let verifier = Arc::new(Lenient { inner: verifier, grace });
     let mut config = ServerConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -72,11 +104,17 @@ pub(crate) fn server_config(identity: &Identity) -> Result<ServerConfig, tls::Tl
 pub(crate) async fn accept(
     listener: TcpListener,
     config: ServerConfig,
+    sessions: Arc<Sessions>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let door = Arc::new(Door {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        guests: Arc::new(Semaphore::new(GUESTS_MAX)),
+        guests_of: Shares::new(GUESTS_OF_ONE_MAX),
+        sessions,
+    });
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let guests = Arc::new(Semaphore::new(GUESTS_MAX));
+    let handshakes_of = Shares::new(HANDSHAKES_OF_ONE_MAX);
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -92,42 +130,153 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let (acceptor, guests, connections) = (acceptor.clone(), guests.clone(), connections.clone());
+        // Hung up on at once: one machine does not keep all others waiting.
+        let Some(share) = handshakes_of.take(address.ip()) else { continue };
+        let (door, connections) = (door.clone(), connections.clone());
         tokio::spawn(async move {
-            match handshake(acceptor, guests, tcp, address).await {
+            match door.handshake(tcp, address).await {
                 Ok(connection) => {
                     let _ = connections.send(Ok(connection)).await;
                 }
                 Err(err) => tracing::debug!("no connection with {address}: {err}"),
             }
-            drop(permit);
+            drop((permit, share));
         });
     }
 }
 
-async fn handshake(
+/// What every handshake needs.
+struct Door {
     acceptor: TlsAcceptor,
     guests: Arc<Semaphore>,
-    tcp: TcpStream,
-    address: SocketAddr,
-) -> io::Result<Connection> {
-    tcp.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp))
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake within 5 seconds"))??;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let principal = certificate.map(|certificate| Principal::from_der(certificate)).transpose();
-    let principal = principal.map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?;
-    let guest = match principal {
-        Some(_) => None,
-        None => {
-            let permit = guests
-                .try_acquire_owned()
-                .map_err(|_| io::Error::other("too many connections without a certificate"))?;
-            Some(Guest { until: Box::pin(sleep(GUEST_LIFE)), _permit: permit })
-        }
+    guests_of: Shares,
+    sessions: Arc<Sessions>,
+}
+
+impl Door {
+    async fn handshake(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+        tcp.set_nodelay(true)?;
+        let stream = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(tcp))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake within 5 seconds"))??;
+        let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
+            let too_many = || io::Error::other("too many connections without a certificate");
+            let share = self.guests_of.take(address.ip()).ok_or_else(too_many)?;
+            let permit = self.guests.clone().try_acquire_owned().map_err(|_| too_many())?;
+            let until = Box::pin(async {
+                sleep(GUEST_LIFE).await;
+                "no certificate, and no longer welcome"
+            });
+            let hold = Hold::Guest { _permit: permit, _share: share };
+            return Ok(Connection { stream, peer: Peer { address, certificate: None }, until, _hold: hold });
+        };
+        let invalid = |err: PrincipalError| io::Error::new(io::ErrorKind::InvalidData, err);
+        let principal = Principal::from_der(leaf).map_err(invalid)?;
+        let (serial, expires) = particulars(leaf).ok_or_else(|| invalid(PrincipalError::NotACertificate))?;
+        let grant = Grant::of_serial(&serial);
+        let session = self.sessions.open(&principal, grant);
+        let until = Box::pin(member_until(session.ended(), &principal, expires));
+        let certificate = Certificate { principal, grant, expires, ended: session.ended() };
+        let peer = Peer { address, certificate: Some(certificate) };
+        Ok(Connection { stream, peer, until, _hold: Hold::Member { _session: session } })
+    }
+}
+
+/// A member's connection is cut a moment after its session was ended, when what there is to say has been said.
+/// An operator's ends with its certificate; a host renews its own over the link.
+fn member_until(
+    ended: Ended,
+    principal: &Principal,
+    expires: Wall,
+) -> impl Future<Output = &'static str> + Send + use<> {
+    let left = u64::try_from(expires.0.saturating_sub(clock::now().0)).unwrap_or(0);
+    let left = match principal {
+        Principal::Operator { .. } => Duration::from_micros(left),
+        Principal::Host(_) | Principal::Controller => Duration::MAX,
     };
-    Ok(Connection { stream, peer: Peer { address, principal }, guest })
+    async move {
+        tokio::select! {
+            _ = ended.reason() => sleep(LAST_WORDS).await,
+            () = sleep(left) => {}
+        }
+        "the certificate is void"
+    }
+}
+
+/// Serial number and end of a certificate.
+fn particulars(certificate: &[u8]) -> Option<(Vec<u8>, Wall)> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let expires = Wall::from_secs(certificate.validity().not_after.timestamp());
+    Some((certificate.raw_serial().to_vec(), expires))
+}
+
+/// Lets a host in whose certificate has ended not long ago: after a weekend without power, or without a
+/// controller, a fleet comes back by itself. Whether it may renew is decided by its record.
+#[derive(Debug)]
+struct Lenient {
+    inner: Arc<dyn ClientCertVerifier>,
+    grace: Duration,
+}
+
+impl Lenient {
+    /// The end of a host's certificate, if that is less than the grace ago.
+    fn recent_end(&self, certificate: &[u8], now: UnixTime) -> Option<UnixTime> {
+        let Ok(Principal::Host(_)) = Principal::from_der(certificate) else { return None };
+        let end = u64::try_from(particulars(certificate)?.1.secs()).ok()?;
+        let over = now.as_secs().checked_sub(end)?;
+        (over <= self.grace.as_secs()).then(|| UnixTime::since_unix_epoch(Duration::from_secs(end)))
+    }
+}
+
+impl ClientCertVerifier for Lenient {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verdict = self.inner.verify_client_cert(end_entity, intermediates, now);
+        let expired = matches!(
+            verdict,
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        );
+        match self.recent_end(end_entity, now) {
+            Some(end) if expired => self.inner.verify_client_cert(end_entity, intermediates, end),
+            _ => verdict,
+        }
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 impl Connected for Connection {
@@ -144,13 +293,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(guest) = &mut self.guest
-            && guest.until.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no certificate, and no longer welcome",
-            )));
+        if let Poll::Ready(reason) = self.until.as_mut().poll(cx) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }

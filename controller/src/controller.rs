@@ -7,8 +7,11 @@ use tokio::sync::{Semaphore, watch};
 use crate::audit::Audit;
 use crate::bundles::Bundles;
 use crate::enrolment::Attempts;
+use crate::operators::Operators;
 use crate::pki::Authority;
+use crate::refusals::Refusals;
 use crate::registry::Registry;
+use crate::sessions::Sessions;
 use crate::store::Store;
 
 /// Operations under way at once.
@@ -20,6 +23,10 @@ pub(crate) struct Controller {
     pub(crate) registry: Arc<Registry>,
     pub(crate) bundles: Bundles,
     pub(crate) authority: Authority,
+    pub(crate) operators: Arc<Operators>,
+    /// Connections of hosts and operators.
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) refusals: Refusals,
     /// Failed attempts to enrol.
     pub(crate) attempts: Attempts,
     pub(crate) runs: Arc<Semaphore>,
@@ -34,17 +41,17 @@ impl Controller {
         authority: Authority,
         stopping: watch::Receiver<Option<u32>>,
     ) -> Controller {
-        let runs = Arc::new(Semaphore::new(RUNS_MAX));
-        let audit = Audit::new(store.clone());
-        let bundles = Bundles::default();
         Controller {
+            audit: Audit::new(store.clone()),
             store,
-            audit,
             registry,
-            bundles,
+            bundles: Bundles::default(),
             authority,
+            operators: Arc::default(),
+            sessions: Arc::default(),
+            refusals: Refusals::default(),
             attempts: Attempts::default(),
-            runs,
+            runs: Arc::new(Semaphore::new(RUNS_MAX)),
             stopping,
         }
     }

@@ -9,17 +9,20 @@ use std::time::Duration;
 use fleetvisor_model::time::Wall;
 use fleetvisor_proto::fleet::enrolment_server::Enrolment;
 use fleetvisor_proto::fleet::{Certificate, EnrolRequest};
+use fleetvisor_proto::identity::certificate_validity;
 use fleetvisor_proto::principal::check_host_name;
 use fleetvisor_proto::token::JoinToken;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::access;
+use crate::access::{self, Operator};
 use crate::audit::Entry;
 use crate::clock;
 use crate::controller::Controller;
+use crate::grant::Grant;
 use crate::pki::PkiError;
 use crate::records::{self, HostRecord, TOKENS, TokenRecord};
+use crate::shares::machine;
 use crate::status::Failure;
 use crate::store::{Expect, Store, StoreError, Transaction};
 
@@ -95,48 +98,62 @@ async fn enrol(
         }
         Some(record) => Expect::Revision(record.revision),
     };
-    let certificate = controller.authority.host(&host, &request.csr).map_err(|err| match err {
-        PkiError::Request(_) => Status::invalid_argument(err.to_string()),
-        other => Failure::from(other).into(),
-    })?;
-    let enrolled = records::encode(&HostRecord { enrolled: clock::now().0 });
-    let transaction = Transaction::default()
-        .delete_if(key, Expect::Revision(stored.revision))
-        .put_if(host_key, expect, enrolled);
+    let grant = Grant::new().map_err(Failure::from)?;
+    let certificate = controller.authority.host(&host, grant, &request.csr).map_err(unsigned)?;
+    let before: Option<HostRecord> =
+        enrolled.map(|stored| records::decode(&host_key, &stored)).transpose().map_err(Failure::from)?;
+    let labels = before.map(|before| before.labels).unwrap_or_default();
+    let enrolled = HostRecord { enrolled: clock::now().0, grant: Some(grant), revoked: None, labels };
+    let transaction = Transaction::default().delete_if(key, Expect::Revision(stored.revision)).put_if(
+        host_key,
+        expect,
+        records::encode(&enrolled),
+    );
     let detail = format!("with join token {} of {}", token.id_text(), record.by);
     let entry =
         Entry::new(format!("host {host}"), "host.enrol", &host).host(&host).from(address).detail(detail);
     match controller.audit.commit(entry, transaction).await {
-        Ok(_) => Ok(certificate),
+        Ok(revision) => {
+            controller.registry.enrolled(&host, enrolled, revision);
+            let reason = format!("host {host} has enrolled anew from {address}");
+            controller.sessions.end(&format!("host {host}"), Some(grant), &reason);
+            Ok(certificate)
+        }
         Err(StoreError::Conflict { .. }) => Err(unknown()),
         Err(error) => Err(Failure::from(error).into()),
     }
 }
 
-/// A new certificate for a host that has one.
-pub(crate) async fn renew(controller: &Controller, host: &str, csr: &[u8]) -> Result<Certificate, Status> {
-    require_enrolled(&*controller.store, host).await?;
-    controller.authority.host(host, csr).map_err(|err| match err {
-        PkiError::Request(_) => Status::invalid_argument(err.to_string()),
-        other => Failure::from(other).into(),
-    })
+/// A new certificate for a host that has one with this grant.
+pub(crate) fn renew(
+    controller: &Controller,
+    host: &str,
+    grant: Option<Grant>,
+    csr: &[u8],
+) -> Result<Certificate, Status> {
+    let grant = grant.ok_or_else(|| Status::permission_denied("this certificate is not the controller's"))?;
+    let certificate = controller.authority.host(host, grant, csr).map_err(unsigned)?;
+    if let (Some(host), Some((_, until))) =
+        (controller.registry.known(host), certificate_validity(&certificate.chain))
+    {
+        host.set_certificate_expires(until);
+    }
+    Ok(certificate)
 }
 
-/// A certificate lives on when its host is forgotten: the store has the last word.
-pub(crate) async fn require_enrolled(store: &dyn Store, host: &str) -> Result<(), Status> {
-    match store.get(&records::host_key(host)).await.map_err(Failure::from)? {
-        Some(_) => Ok(()),
-        None => Err(Status::permission_denied(format!("host {host} is not enrolled"))),
+fn unsigned(error: PkiError) -> Status {
+    match error {
+        PkiError::Request(_) => Status::invalid_argument(error.to_string()),
+        other => Failure::from(other).into(),
     }
 }
 
 /// Makes a token for one host, or for any. Returns it with its end.
 pub(crate) async fn create_token(
     controller: &Controller,
+    by: &Operator,
     ttl: Duration,
     host: Option<String>,
-    by: String,
-    from: SocketAddr,
 ) -> Result<(JoinToken, Wall), Failure> {
     let (mut id, mut secret) = ([0; 8], [0; 32]);
     getrandom::fill(&mut id)?;
@@ -146,11 +163,11 @@ pub(crate) async fn create_token(
     let expires = Wall(clock::now().0.saturating_add(micros));
     let whom = host.as_ref().map_or("any host".to_owned(), |host| format!("host {host}"));
     let detail = format!("for {whom}, until {}", clock::utc(expires));
-    let mut entry = Entry::new(&by, "token.create", token.id_text()).from(from).detail(detail);
+    let mut entry = by.does("token.create", token.id_text()).detail(detail);
     if let Some(host) = &host {
         entry = entry.host(host);
     }
-    let record = TokenRecord::new(token.secret_hash(), expires, host, by);
+    let record = TokenRecord::new(token.secret_hash(), expires, host, by.to_string());
     let key = records::token_key(&token.id_text());
     let transaction = Transaction::default().put_if(key, Expect::Absent, records::encode(&record));
     controller.audit.commit(entry, transaction).await?;
@@ -190,7 +207,7 @@ struct Failures {
 impl Attempts {
     fn may_try(&self, address: IpAddr, now: Instant) -> bool {
         let failures = self.failures.lock().expect("nothing panics while it counts");
-        failures.get(&address).is_none_or(|failures| {
+        failures.get(&machine(address)).is_none_or(|failures| {
             failures.count < FAILURES_MAX || now.duration_since(failures.since) >= FAILURES_WINDOW
         })
     }
@@ -203,7 +220,7 @@ impl Attempts {
         if failures.len() >= FAILURES_TRACKED {
             return;
         }
-        let entry = failures.entry(address).or_insert_with(|| Failures { since: now, count: 0 });
+        let entry = failures.entry(machine(address)).or_insert_with(|| Failures { since: now, count: 0 });
         if now.duration_since(entry.since) >= FAILURES_WINDOW {
             *entry = Failures { since: now, count: 0 };
         }
@@ -214,7 +231,7 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use fleetvisor_proto::identity::{Identity, signing_request};
-    use fleetvisor_proto::principal::Principal;
+    use fleetvisor_proto::principal::{Principal, Role};
     use tokio::sync::watch;
     use tonic::Code;
 
@@ -231,9 +248,20 @@ mod tests {
         Controller::new(store, registry, Authority::create().unwrap(), watch::channel(None).1)
     }
 
+    fn admin() -> Operator {
+        let only = fleetvisor_model::selector::Selector::default();
+        Operator { name: "admin".to_owned(), role: Role::Admin, only, address: FROM }
+    }
+
+    fn is_enrolled(controller: &Controller, host: &str, identity: &Identity) -> Result<(), String> {
+        let leaf = identity.presented().swap_remove(0);
+        let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+        controller.registry.admit(host, Grant::of_serial(leaf.raw_serial()), FROM)
+    }
+
     async fn token(controller: &Controller, host: Option<&str>, ttl: Duration) -> String {
         let host = host.map(str::to_owned);
-        create_token(controller, ttl, host, "operator admin".to_owned(), FROM).await.unwrap().0.reveal()
+        create_token(controller, &admin(), ttl, host).await.unwrap().0.reveal()
     }
 
     async fn try_enrol(controller: &Controller, token: &str, host: &str) -> Result<Certificate, Code> {
@@ -253,10 +281,9 @@ mod tests {
         let identity = Identity::received(certificate, request.key).unwrap();
         assert_eq!(identity.principal().unwrap(), Principal::Host("web-01".to_owned()));
         assert_eq!(identity.ca_fingerprint(), controller.authority.fingerprint());
-        require_enrolled(&*controller.store, "web-01").await.unwrap();
+        is_enrolled(&controller, "web-01", &identity).unwrap();
         assert_eq!(try_enrol(&controller, &token, "web-02").await.unwrap_err(), Code::Unauthenticated);
-        let missing = require_enrolled(&*controller.store, "web-02").await.unwrap_err();
-        assert_eq!(missing.code(), Code::PermissionDenied);
+        assert!(is_enrolled(&controller, "web-02", &identity).is_err());
     }
 
     #[tokio::test]

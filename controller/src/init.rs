@@ -5,16 +5,27 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use fleetvisor_model::selector::Selector;
+use fleetvisor_proto::identity::Identity;
 use fleetvisor_proto::principal::Role;
+use fleetvisor_proto::tls;
 
+use crate::audit::{Audit, Entry};
+use crate::grant::Grant;
 use crate::layout::Layout;
+use crate::operators;
 use crate::pki::Authority;
+use crate::records::{self, OperatorRecord};
+use crate::store::Transaction;
 use crate::store::sled::SledStore;
 
 const ADMIN: &str = "admin";
 const ALWAYS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// Who made the first operator, in its records.
+const BY: &str = "init";
 const STAGING: &str = ".init";
 
 /// Make the certificate authority, the controller's certificate, an empty store and an admin's identity
@@ -28,6 +39,23 @@ pub(crate) struct Args {
     /// ::1 are always included
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
+
+    /// Certificate (PEM) of a CA of your own to sign with, best one for this fleet alone: whatever it signs gets
+    /// as far as the handshake. Everybody trusts it as it is, whoever signed it
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+
+    /// Its private key (PEM), which is copied to DIR/ca
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+
+    /// Certificate chain (PEM) of the controller, issued by that CA for each --name, instead of one made here
+    #[arg(long, value_name = "FILE", requires_all = ["server_key", "ca_cert", "names"])]
+    server_cert: Option<PathBuf>,
+
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "server_cert")]
+    server_key: Option<PathBuf>,
 }
 
 pub(crate) fn init(args: &Args) -> anyhow::Result<()> {
@@ -45,30 +73,63 @@ pub(crate) fn init(args: &Args) -> anyhow::Result<()> {
     // What an interrupted init left behind is ours, and complete nowhere.
     let result = remove_if_there(&staging)
         .with_context(|| format!("cannot remove {}", staging.display()))
-        .and_then(|()| make(&layout, &Layout::new(&staging), &args.names));
+        .and_then(|()| make(&layout, &Layout::new(&staging), args));
     // Best effort: the error that is reported is the one that matters.
     let _ = remove_if_there(&staging);
     if result.is_err() && made_dir {
         let _ = fs::remove_dir(&args.dir);
     }
     result?;
-    print_result(&layout, &names(&args.names));
+    print_result(&layout, args);
     Ok(())
 }
 
-fn make(layout: &Layout, staging: &Layout, extra: &[String]) -> anyhow::Result<()> {
+fn make(layout: &Layout, staging: &Layout, args: &Args) -> anyhow::Result<()> {
     make_dir(staging.dir()).with_context(|| format!("cannot make {}", staging.dir().display()))?;
-    let authority = Authority::create()?;
+    let authority = match (&args.ca_cert, &args.ca_key) {
+        (Some(certificate), Some(key)) => Authority::read(certificate, key)?,
+        _ => Authority::create()?,
+    };
     authority.save(&staging.ca())?;
-    authority.server(&names(extra))?.save(&staging.server())?;
-    authority.operator(Role::Admin, ADMIN)?.save(&staging.admin())?;
-    drop(SledStore::create(&staging.store())?);
+    let server = match (&args.server_cert, &args.server_key) {
+        (Some(chain), Some(key)) => issued(&authority, chain, key, &args.names)?,
+        _ => authority.server(&names(&args.names))?,
+    };
+    server.save(&staging.server())?;
+    let grant = Grant::new()?;
+    let admin = authority.operator(Role::Admin, ADMIN, grant)?;
+    admin.save(&staging.admin())?;
+    let (_, until) = admin.validity();
+    let record = operators::record(Role::Admin, &Selector::default(), grant, until, BY.to_owned());
+    register(SledStore::create(&staging.store())?, &record)?;
     for (from, to) in staging.all().iter().zip(layout.all()) {
         fs::rename(from, &to).with_context(|| format!("cannot make {}", to.display()))?;
     }
     File::open(layout.dir())
         .and_then(|dir| dir.sync_all())
         .with_context(|| format!("cannot write {}", layout.dir().display()))
+}
+
+/// A controller's certificate that somebody else issued, once a client would trust it for each of the names.
+fn issued(authority: &Authority, chain: &Path, key: &Path, names: &[String]) -> anyhow::Result<Identity> {
+    let read =
+        |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let identity = Identity::new(authority.ca().to_owned(), read(chain)?, read(key)?)
+        .with_context(|| format!("{} cannot be used", chain.display()))?;
+    for name in names {
+        tls::check_server(&identity, name)
+            .with_context(|| format!("{}: whoever dials {name} would not trust it", chain.display()))?;
+    }
+    Ok(identity)
+}
+
+/// The store's first record: that there is an admin.
+fn register(store: SledStore, admin: &OperatorRecord) -> anyhow::Result<()> {
+    let put = Transaction::default().put(records::operator_key(ADMIN), records::encode(admin));
+    let entry = Entry::new(BY, "operator.add", format!("operator {ADMIN}")).detail("role admin");
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(Audit::new(Arc::new(store)).commit(entry, put))?;
+    Ok(())
 }
 
 fn names(extra: &[String]) -> Vec<String> {
@@ -97,7 +158,8 @@ fn remove_if_there(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn print_result(layout: &Layout, names: &[String]) {
+fn print_result(layout: &Layout, args: &Args) {
+    let names = if args.server_cert.is_some() { args.names.clone() } else { names(&args.names) };
     let dir = layout.dir().display();
     println!("Made in {dir}:");
     println!("  ca/      the fleet's certificate authority; keep ca.key secret and backed up");
@@ -115,13 +177,13 @@ fn print_result(layout: &Layout, names: &[String]) {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use fleetvisor_proto::identity::Identity;
     use fleetvisor_proto::principal::Principal;
 
     use super::*;
 
     fn args(dir: &Path, names: &[&str]) -> Args {
-        Args { dir: dir.to_owned(), names: names.iter().map(|name| (*name).to_owned()).collect() }
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Args { dir: dir.to_owned(), names, ca_cert: None, ca_key: None, server_cert: None, server_key: None }
     }
 
     #[test]
@@ -149,6 +211,42 @@ mod tests {
         let err = init(&args(&dir, &[])).unwrap_err().to_string();
         assert!(err.contains("nothing is overwritten"), "{err}");
         assert_eq!(fs::read(layout.ca().join("ca.key")).unwrap(), before);
+    }
+
+    #[test]
+    fn a_ca_and_a_server_certificate_of_the_users_own_are_taken_when_they_fit() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = parent.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let theirs = Authority::create().unwrap();
+        theirs.save(&parent.path().join("theirs")).unwrap();
+        let server = theirs.server(&["c.example.org".to_owned()]).unwrap();
+        server.save(&parent.path().join("server")).unwrap();
+        let with = |dir: &str, names: &[&str], authority: &str, server: Option<&str>| Args {
+            ca_cert: Some(parent.path().join(authority).join("ca.crt")),
+            ca_key: Some(parent.path().join(authority).join("ca.key")),
+            server_cert: server.map(|server| parent.path().join(server).join("tls.crt")),
+            server_key: server.map(|server| parent.path().join(server).join("tls.key")),
+            ..args(&parent.path().join(dir), names)
+        };
+        init(&with("a", &["c.example.org"], "theirs", Some("server"))).unwrap();
+        let taken = Identity::load(&Layout::new(&parent.path().join("a")).server()).unwrap();
+        assert!(taken.presented() == server.presented());
+        let admin = Identity::load(&Layout::new(&parent.path().join("a")).admin()).unwrap();
+        assert_eq!(admin.ca_fingerprint(), theirs.fingerprint());
+
+        let other = with("b", &["d.example.org"], "theirs", Some("server"));
+        let err = init(&other).unwrap_err().to_string();
+        assert!(err.contains("whoever dials d.example.org would not trust it"), "{err}");
+        Authority::create().unwrap().save(&parent.path().join("foreign")).unwrap();
+        assert!(init(&with("b", &["c.example.org"], "foreign", Some("server"))).is_err());
+        file("theirs/ca.key", &fs::read_to_string(parent.path().join("foreign/ca.key")).unwrap());
+        let err = init(&with("b", &[], "theirs", None)).unwrap_err().to_string();
+        assert!(err.contains("not the key of"), "{err}");
+        assert!(!parent.path().join("b").exists());
     }
 
     #[test]

@@ -15,17 +15,20 @@ mod connection;
 mod controller;
 mod desired;
 mod enrolment;
+mod grant;
 mod health;
+mod hosts;
 mod init;
 mod layout;
 mod link;
 mod logging;
-mod man;
 mod operations;
+mod operators;
 mod pace;
 mod pki;
 mod reconcile;
 mod records;
+mod refusals;
 mod registry;
 mod report;
 mod restore;
@@ -33,6 +36,8 @@ mod run;
 mod select;
 mod server;
 mod services;
+mod sessions;
+mod shares;
 mod status;
 mod store;
 #[cfg(test)]
@@ -53,7 +58,6 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::verify(&args),
         Verb::Backup(args) => backup::backup(&args),
         Verb::Restore(args) => restore::restore(&args),
-        Verb::Man(args) => man::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

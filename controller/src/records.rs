@@ -3,7 +3,8 @@
 //!
 //! | key | record | written |
 //! | --- | --- | --- |
-//! | `host/<host>` | [`HostRecord`] | when the host enrols |
+//! | `host/<host>` | [`HostRecord`] | when the host enrols, is labelled or revoked |
+//! | `operator/<name>` | [`OperatorRecord`] | when the operator is added, renewed or revoked |
 //! | `inventory/<host>` | [`InventoryRecord`] | when its labels, version or set of processes change; when it goes or returns |
 //! | `token/<id>` | [`TokenRecord`] | when the token is made; deleted when it is spent |
 //! | `desired/<host>/<group>:<process>` | [`DesiredRecord`] | by every start and stop |
@@ -19,15 +20,21 @@ use fleetvisor_proto::token::SecretHash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::grant::Grant;
 use crate::store::Record;
 
 pub(crate) const HOSTS: &str = "host/";
+pub(crate) const OPERATORS: &str = "operator/";
 pub(crate) const INVENTORY: &str = "inventory/";
 pub(crate) const TOKENS: &str = "token/";
 pub(crate) const DESIRED: &str = "desired/";
 
 pub(crate) fn host_key(host: &str) -> String {
     format!("{HOSTS}{host}")
+}
+
+pub(crate) fn operator_key(name: &str) -> String {
+    format!("{OPERATORS}{name}")
 }
 
 pub(crate) fn inventory_key(host: &str) -> String {
@@ -47,11 +54,45 @@ pub(crate) fn desired_key(host: &str, name: &ProcessName) -> String {
     format!("{DESIRED}{host}/{}", name.full())
 }
 
-/// A host that may link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A host that has enrolled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostRecord {
     /// Microseconds since the Unix epoch; of the latest enrolment.
     pub(crate) enrolled: i64,
+    /// What its certificates must carry; none once it is revoked.
+    #[serde(default)]
+    pub(crate) grant: Option<Grant>,
+    #[serde(default)]
+    pub(crate) revoked: Option<Revoked>,
+    /// Those that operators gave it. They go before its own.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    /// Microseconds since the Unix epoch.
+    pub(crate) at: i64,
+    pub(crate) by: String,
+}
+
+/// Who may ask something of the controller, and what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperatorRecord {
+    /// `viewer`, `operator` or `admin`.
+    pub(crate) role: String,
+    /// Selector of the hosts that it is limited to; empty for the whole fleet.
+    #[serde(default)]
+    pub(crate) only: String,
+    /// What its certificates must carry; none once it is revoked.
+    pub(crate) grant: Option<Grant>,
+    #[serde(default)]
+    pub(crate) revoked: Option<Revoked>,
+    /// When it was made, and when its latest certificate ends: microseconds since the Unix epoch.
+    pub(crate) made: i64,
+    pub(crate) expires: i64,
+    /// Who made it.
+    pub(crate) by: String,
 }
 
 /// What is known of a host while it is away.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fleetvisor_model::time::Wall;
 use fleetvisor_proto::identity::Identity;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ use crate::store::{Claim, Store};
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Hosts that may return in one second after the controller has stopped.
 const RETURN_RATE: usize = 500;
+const EXPIRY_WARNING_DAYS: i64 = 30;
 const SWEEP: Duration = Duration::from_secs(3600);
 const SWEEPER: &str = "sweeper";
 
@@ -48,6 +50,14 @@ pub(crate) struct Args {
     /// Address for HTTP; it serves /healthz: 200 `ok` while the store is usable, else 503
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7480")]
     http: String,
+
+    /// How long a host's certificate lives; hosts renew theirs at half of it
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = certificate_life)]
+    host_certificate_life: Duration,
+
+    /// How long after its certificate has ended a host may still come back and renew it
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
+    renewal_grace: Duration,
 
     /// What to log on stderr: error, warn, info, debug or trace, also by module (`info,h2=debug`)
     #[arg(long, value_name = "FILTER", env = "FLEETVISOR_LOG", default_value = "info")]
@@ -70,8 +80,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         let dir = args.dir.display();
         bail!("{} is missing: make {dir} with `fleetvisor-controller init --dir {dir}`", missing.display());
     }
-    let authority = Authority::load(&layout.ca())?;
+    let authority = Authority::load(&layout.ca())?.with_host_life(args.host_certificate_life);
+    warn_of_end("the CA's certificate", authority.expires());
     let identity = Identity::load(&layout.server())?;
+    warn_of_end("the controller's certificate", identity.validity().1);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
     match audit::read::verify(&store.list(audit::AUDIT).await?) {
         Ok(head) => tracing::info!("the audit log is whole, with {} records", head.seq),
@@ -87,18 +99,24 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(None);
     let controller = Arc::new(Controller::new(store.clone(), registry.clone(), authority, stopping.clone()));
     controller.bundles.load(&*store).await?;
+    controller.operators.load(&*store).await?;
     tracing::info!("{} hosts are enrolled", registry.all().len());
 
     tokio::spawn({
         let (registry, store) = (registry.clone(), store.clone());
         async move { registry.follow(store).await }
     });
+    tokio::spawn({
+        let (operators, store) = (controller.operators.clone(), store.clone());
+        async move { operators.follow(store).await }
+    });
+    tokio::spawn(end_expired(registry.clone(), args.host_certificate_life / 24));
     let holder = format!("{} (pid {})", listener.local_addr()?, std::process::id());
     tokio::spawn(sweep(store.clone(), holder));
     tracing::info!("HTTP on {}", http.local_addr()?);
     tokio::spawn(health::serve(store, http));
     tracing::info!("hosts and operators on {}", listener.local_addr()?);
-    let tls = connection::server_config(&identity)?;
+    let tls = connection::server_config(&identity, args.renewal_grace)?;
     let stopped = stopping.clone();
     let mut serving = tokio::spawn(server::serve(controller, listener, tls, async move {
         let mut stopped = stopped;
@@ -133,6 +151,39 @@ fn raise_descriptors() {
             tracing::info!("up to {most} descriptors (the hard limit), a host or an operator needs one")
         }
         Err(err) => tracing::warn!("cannot raise the number of descriptors: {err}"),
+    }
+}
+
+/// Nobody likes to learn of it on the day.
+fn warn_of_end(whose: &str, end: Wall) {
+    let left = end.secs().saturating_sub(clock::now().secs()) / 86_400;
+    if left < EXPIRY_WARNING_DAYS {
+        tracing::warn!("{whose} ends on {}, in {left} days", clock::utc(end));
+    }
+}
+
+/// Ends the links of hosts that have not renewed their certificates in time.
+async fn end_expired(registry: Arc<Registry>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let now = clock::now();
+        for host in registry.all() {
+            if host.outlives_its_certificate(now) {
+                tracing::warn!("host {} has not renewed its certificate, which has ended", host.name);
+                host.end_link("the host's certificate has ended and was not renewed");
+            }
+        }
+    }
+}
+
+/// What `--host-certificate-life` takes.
+fn certificate_life(text: &str) -> Result<Duration, String> {
+    let life = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    let days = 86_400 * 397;
+    match life.as_secs() {
+        ..5 => Err("at least 5 seconds, or hosts do nothing but renew".to_owned()),
+        seconds if seconds > days => Err("at most 397 days".to_owned()),
+        _ => Ok(life),
     }
 }
 

@@ -39,9 +39,9 @@ pub(crate) async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let (connections, accepted) = mpsc::channel(16);
-    tokio::spawn(connection::accept(listener, tls, connections));
+    tokio::spawn(connection::accept(listener, tls, controller.sessions.clone(), connections));
     Server::builder()
-        .layer(AccessLayer)
+        .layer(AccessLayer(controller.clone()))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)

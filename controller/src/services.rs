@@ -10,9 +10,11 @@ use fleetvisor_proto::convert;
 use fleetvisor_proto::fleet::fleet_server::Fleet;
 use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
-    AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate, CreateTokenRequest,
-    CreateTokenResponse, FromHost, HostStatus, ListHostsRequest, ListHostsResponse, RenewRequest, RunEvent,
-    RunRequest, StatusRequest, ToHost,
+    self, AddOperatorRequest, AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate,
+    CreateTokenRequest, CreateTokenResponse, ForgetHostRequest, ForgetHostResponse, FromHost, HostRequest,
+    HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse, ListOperatorsRequest,
+    ListOperatorsResponse, RenewOperatorRequest, RenewRequest, RevokeOperatorRequest, RevokeOperatorResponse,
+    RunEvent, RunRequest, StatusRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -24,8 +26,10 @@ use crate::access;
 use crate::audit;
 use crate::controller::Controller;
 use crate::enrolment::{self, TTL_DEFAULT, TTL_MAX};
+use crate::hosts;
 use crate::link;
 use crate::operations;
+use crate::operators;
 use crate::registry::Host;
 use crate::select::Selection;
 use crate::status::Failure;
@@ -40,7 +44,8 @@ pub(crate) struct FleetService(pub(crate) Arc<Controller>);
 impl Hosts for HostsService {
     async fn renew(&self, call: Request<RenewRequest>) -> Result<Response<Certificate>, Status> {
         let host = access::calling_host(&call)?;
-        let certificate = enrolment::renew(&self.0, &host, &call.into_inner().csr).await?;
+        let grant = access::peer(&call)?.certificate.and_then(|certificate| certificate.grant);
+        let certificate = enrolment::renew(&self.0, &host, grant, &call.into_inner().csr)?;
         tracing::info!("host {host} has a new certificate");
         Ok(Response::new(certificate))
     }
@@ -49,8 +54,11 @@ impl Hosts for HostsService {
 
     async fn link(&self, call: Request<Streaming<FromHost>>) -> Result<Response<Messages<ToHost>>, Status> {
         let host = access::calling_host(&call)?;
-        let address = access::peer(&call)?.address;
-        enrolment::require_enrolled(&*self.0.store, &host).await?;
+        let peer = access::peer(&call)?;
+        let address = peer.address;
+        if let (Some(host), Some(certificate)) = (self.0.registry.known(&host), peer.certificate) {
+            host.set_certificate_expires(certificate.expires);
+        }
         let (outgoing, messages) = mpsc::channel(link::OUTGOING_MAX);
         tokio::spawn(link::run(self.0.clone(), host, address, call.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(messages).map(Ok).boxed()))
@@ -64,7 +72,6 @@ impl Fleet for FleetService {
         call: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let by = access::calling_operator(&call)?;
-        let from = access::peer(&call)?.address;
         let request = call.into_inner();
         let host = (!request.host.is_empty()).then_some(request.host);
         if let Some(host) = &host {
@@ -78,7 +85,7 @@ impl Fleet for FleetService {
             let days = TTL_MAX.as_secs() / 86_400;
             return Err(Status::invalid_argument(format!("a token can live for {days} days at most")));
         }
-        let (token, expires) = enrolment::create_token(&self.0, ttl, host.clone(), by.clone(), from).await?;
+        let (token, expires) = enrolment::create_token(&self.0, &by, ttl, host.clone()).await?;
         let whom = host.map_or("any host".to_owned(), |host| format!("host {host}"));
         tracing::info!("{by} has made the join token {} for {whom}", token.id_text());
         Ok(Response::new(CreateTokenResponse { token: token.reveal(), expires: expires.0 }))
@@ -88,7 +95,8 @@ impl Fleet for FleetService {
         &self,
         call: Request<ListHostsRequest>,
     ) -> Result<Response<ListHostsResponse>, Status> {
-        let selection = Selection::parse(call.into_inner().scope, Vec::new())?;
+        let scope = access::calling_operator(&call)?.narrow(call.into_inner().scope);
+        let selection = Selection::parse(Some(scope), Vec::new())?;
         let hosts = included(&self.0, &selection).map(|host| host.describe()).collect();
         Ok(Response::new(ListHostsResponse { hosts }))
     }
@@ -96,8 +104,9 @@ impl Fleet for FleetService {
     type StatusStream = Messages<HostStatus>;
 
     async fn status(&self, call: Request<StatusRequest>) -> Result<Response<Messages<HostStatus>>, Status> {
+        let operator = access::calling_operator(&call)?;
         let request = call.into_inner();
-        let selection = Selection::parse(request.scope, request.targets)?;
+        let selection = Selection::parse(Some(operator.narrow(request.scope)), request.targets)?;
         let hosts: Vec<Arc<Host>> = included(&self.0, &selection).collect();
         let statuses = hosts.into_iter().filter_map(move |host| status(&host, &selection)).map(Ok);
         Ok(Response::new(tokio_stream::iter(statuses).boxed()))
@@ -107,7 +116,9 @@ impl Fleet for FleetService {
 
     async fn run(&self, call: Request<RunRequest>) -> Result<Response<Messages<RunEvent>>, Status> {
         let by = access::calling_operator(&call)?;
-        let events = operations::run::start(self.0.clone(), call.into_inner(), by)?;
+        let mut request = call.into_inner();
+        request.scope = Some(by.narrow(request.scope));
+        let events = operations::run::start(self.0.clone(), request, by.to_string())?;
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
@@ -126,6 +137,57 @@ impl Fleet for FleetService {
         tracing::info!("{by} takes a backup of {} records", listing.records.len());
         let chunks = backup::lines(listing).map(|text| Ok(BackupChunk { text }));
         Ok(Response::new(tokio_stream::iter(chunks).boxed()))
+    }
+
+    async fn revoke_host(&self, call: Request<HostRequest>) -> Result<Response<fleet::Host>, Status> {
+        let by = access::calling_operator(&call)?;
+        hosts::revoke(&self.0, &by, &call.into_inner().host).await.map(Response::new)
+    }
+
+    async fn forget_host(
+        &self,
+        call: Request<ForgetHostRequest>,
+    ) -> Result<Response<ForgetHostResponse>, Status> {
+        let by = access::calling_operator(&call)?;
+        let request = call.into_inner();
+        hosts::forget(&self.0, &by, &request.host, request.force).await?;
+        Ok(Response::new(ForgetHostResponse {}))
+    }
+
+    async fn label_host(&self, call: Request<LabelHostRequest>) -> Result<Response<fleet::Host>, Status> {
+        let by = access::calling_operator(&call)?;
+        let request = call.into_inner();
+        hosts::label(&self.0, &by, &request.host, request.set, request.remove).await.map(Response::new)
+    }
+
+    async fn add_operator(&self, call: Request<AddOperatorRequest>) -> Result<Response<Certificate>, Status> {
+        let by = access::calling_operator(&call)?;
+        operators::add(&self.0, &by, call.into_inner()).await.map(Response::new)
+    }
+
+    async fn renew_operator(
+        &self,
+        call: Request<RenewOperatorRequest>,
+    ) -> Result<Response<Certificate>, Status> {
+        let by = access::calling_operator(&call)?;
+        operators::renew(&self.0, &by, call.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_operator(
+        &self,
+        call: Request<RevokeOperatorRequest>,
+    ) -> Result<Response<RevokeOperatorResponse>, Status> {
+        let by = access::calling_operator(&call)?;
+        operators::revoke(&self.0, &by, &call.into_inner().name).await?;
+        Ok(Response::new(RevokeOperatorResponse {}))
+    }
+
+    async fn list_operators(
+        &self,
+        _call: Request<ListOperatorsRequest>,
+    ) -> Result<Response<ListOperatorsResponse>, Status> {
+        let operators = operators::list(&*self.0.store).await?;
+        Ok(Response::new(ListOperatorsResponse { operators }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The columns of `status`, the same for one host and for a fleet.
+//! Columns: those of `status`, the same for one host and for a fleet, and those of a fleet's other tables.
 
 /// Narrowest first column.
 const NAMES: usize = 30;
@@ -7,6 +7,21 @@ const NAMES: usize = 30;
 pub(crate) fn status_line(name: &str, widest: usize, state: &str, description: &str) -> String {
     let width = widest.max(NAMES) + 3;
     format!("{name:<width$}{state:<10}{description}")
+}
+
+/// Lines of which each column is as wide as its widest cell, two spaces apart.
+pub(crate) fn aligned<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: [String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.into_iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -129,10 +129,7 @@ impl Identity {
 
     /// Begin and end of the certificate's life.
     pub fn validity(&self) -> (Wall, Wall) {
-        let leaf = self.leaf();
-        let (_, certificate) = X509Certificate::from_der(&leaf).expect("checked when it was made");
-        let validity = certificate.validity();
-        (Wall::from_secs(validity.not_before.timestamp()), Wall::from_secs(validity.not_after.timestamp()))
+        validity(&self.leaf()).expect("checked when it was made")
     }
 
     /// A request (PKCS#10, DER) for a new certificate over the key there is.
@@ -205,6 +202,18 @@ impl fmt::Debug for SigningRequest {
 pub fn signing_request() -> Result<SigningRequest, IdentityError> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     Ok(SigningRequest { csr: request_over(&key)?, key: key.serialize_pem() })
+}
+
+/// Begin and end of the life of the first certificate of a chain (PEM).
+pub fn certificate_validity(chain: &str) -> Option<(Wall, Wall)> {
+    validity(certificates(chain).ok()?.first()?)
+}
+
+fn validity(certificate: &[u8]) -> Option<(Wall, Wall)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    let at = |time: x509_parser::time::ASN1Time| Wall::from_secs(time.timestamp());
+    Some((at(validity.not_before), at(validity.not_after)))
 }
 
 fn request_over(key: &rcgen::KeyPair) -> Result<Vec<u8>, rcgen::Error> {

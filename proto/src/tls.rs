@@ -71,6 +71,25 @@ pub fn client_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
     Ok(finished(config))
 }
 
+/// Whether a client of this identity's CA that dials `name` would trust a server of this identity.
+pub fn check_server(identity: &Identity, name: &str) -> Result<(), TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.ca_der())?;
+    let presented = identity.presented();
+    let server = ServerName::try_from(name.to_owned())
+        .map_err(|err| rustls::Error::General(format!("{name:?} cannot be dialled: {err}")))?;
+    let (leaf, rest) =
+        presented.split_first().ok_or_else(|| rustls::Error::General("no certificate".to_owned()))?;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?.verify_server_cert(
+        leaf,
+        rest,
+        &server,
+        &[],
+        UnixTime::now(),
+    )?;
+    Ok(())
+}
+
 /// For a client that has only a join token: it trusts the CA with this fingerprint, which the server must
 /// present in its chain, and presents nothing.
 pub fn enrolment_config(ca: Fingerprint) -> Result<ClientConfig, TlsError> {

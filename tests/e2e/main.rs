@@ -14,7 +14,6 @@
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
 //! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
 //! - [`status_page`]: the page of one host in a browser.
-//! - [`manual`]: help, manual pages, completion.
 //! - [`bad_input`]: what nobody should send.
 //! - [`fleet`]: a controller with hosts.
 
@@ -33,7 +32,6 @@ mod lifecycle;
 mod log_loss;
 mod log_trouble;
 mod logs;
-mod manual;
 mod options;
 mod python_listeners;
 mod status_page;

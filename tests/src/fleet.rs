@@ -18,6 +18,8 @@ pub struct Fleet {
     dir: WorkDir,
     /// Where it runs, if not with everybody else, and its address there.
     network: Option<(String, String)>,
+    /// Further options of `fleetvisor-controller run`.
+    options: Vec<String>,
 }
 
 /// A host of a fleet, behind a cable of its own.
@@ -47,7 +49,16 @@ impl Fleet {
     #[track_caller]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Fleet {
-        Fleet::begin(None, "localhost")
+        Fleet::begin(None, "localhost", &[])
+    }
+
+    /// A controller that runs with further options.
+    ///
+    /// # Panics
+    /// When the controller does not come up.
+    #[track_caller]
+    pub fn with(options: &[&str]) -> Fleet {
+        Fleet::begin(None, "localhost", options)
     }
 
     /// A controller, and the commands for it, at the hub of a network.
@@ -56,13 +67,19 @@ impl Fleet {
     /// When the controller does not come up.
     #[track_caller]
     pub fn within(network: &Network) -> Fleet {
-        Fleet::begin(Some((network.hub(), network.address().to_owned())), network.address())
+        Fleet::begin(Some((network.hub(), network.address().to_owned())), network.address(), &[])
     }
 
     #[track_caller]
-    fn begin(network: Option<(String, String)>, name: &str) -> Fleet {
-        let mut fleet =
-            Fleet { controller: None, port: free_port(), http: free_port(), dir: WorkDir::new(), network };
+    fn begin(network: Option<(String, String)>, name: &str, options: &[&str]) -> Fleet {
+        let mut fleet = Fleet {
+            controller: None,
+            port: free_port(),
+            http: free_port(),
+            dir: WorkDir::new(),
+            network,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
         let dir = fleet.controller_dir().display().to_string();
         fleet.controller_command(&["init", "--dir", &dir, "--name", name]).expect_code(0);
         fleet.start_controller();
@@ -119,7 +136,8 @@ impl Fleet {
             .arg("--dir")
             .arg(self.controller_dir())
             .args(["--listen", &self.address()])
-            .args(["--http", &format!("127.0.0.1:{}", self.http)]);
+            .args(["--http", &format!("127.0.0.1:{}", self.http)])
+            .args(&self.options);
         clean(&mut command);
         self.controller = None;
         self.controller = Some(Daemon::start("controller", &mut command, self.dir.path()));

@@ -1,5 +1,6 @@
 //! Becoming a member: the join token is traded for a certificate, once; from then on the certificate in
-//! `state_dir` is the host's identity.
+//! `state_dir` is the host's identity. When a controller refuses that one, a token that has not been used here is
+//! traded for another: an operator lets a host in again by giving it a new token, and touches nothing else.
 
 use std::path::PathBuf;
 
@@ -10,6 +11,9 @@ use fleetvisor_proto::identity::{CHAIN_FILE, Identity, IdentityError, signing_re
 use fleetvisor_proto::principal::Principal;
 use fleetvisor_proto::tls::{self, DialError, TlsError};
 use fleetvisor_proto::token::{JoinToken, TokenError};
+
+/// In state_dir: the id, which is no secret, of the token that the certificate was had for.
+const USED_FILE: &str = "token.used";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrolError {
@@ -43,6 +47,34 @@ pub(crate) fn load(section: &FleetSection) -> Result<Identity, EnrolError> {
     check(section, identity)
 }
 
+/// Enrols with the token in join_token_file if this host has not used that one before; `None` where it has, or
+/// where there is none.
+pub(crate) async fn anew(section: &FleetSection, address: &str) -> Result<Option<Identity>, EnrolError> {
+    let Some(path) = &section.join_token_file else { return Ok(None) };
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(EnrolError::TokenFile { path: path.clone(), source }),
+        Ok(text) => {
+            let Ok(token) = text.trim().parse::<JoinToken>() else { return Ok(None) };
+            let used = std::fs::read_to_string(section.state_dir.join(USED_FILE)).unwrap_or_default();
+            if used.trim() == token.id_text() {
+                return Ok(None);
+            }
+        }
+    }
+    enrol(section, address).await.map(Some)
+}
+
+/// What to do about a certificate that is refused.
+pub(crate) fn remedy(section: &FleetSection) -> String {
+    let host = &section.host;
+    let file = match &section.join_token_file {
+        Some(path) => format!("put it into {}", path.display()),
+        None => "name the file that it is in as join_token_file in [fleet]".to_owned(),
+    };
+    format!("to let it in again, make a token with `ctl host token --host {host}` and {file}")
+}
+
 pub(crate) async fn enrol(section: &FleetSection, address: &str) -> Result<Identity, EnrolError> {
     let path = section
         .join_token_file
@@ -61,6 +93,8 @@ pub(crate) async fn enrol(section: &FleetSection, address: &str) -> Result<Ident
     let certificate = answer.map_err(|status| EnrolError::Refused(Box::new(status)))?.into_inner();
     let identity = check(section, Identity::received(certificate, request.key)?)?;
     identity.save(&section.state_dir)?;
+    // Without it, the same token would be tried once more at a refusal, and refused.
+    let _ = std::fs::write(section.state_dir.join(USED_FILE), token.id_text());
     Ok(identity)
 }
 

@@ -10,6 +10,7 @@ use fleetvisor_model::config::{FleetSection, LogLevel};
 use fleetvisor_proto::identity::{Identity, IdentityError};
 use fleetvisor_proto::tls::{self, DialError, TlsError};
 use tokio::time::{Instant, sleep};
+use tonic::Code;
 
 use crate::backoff::Itinerary;
 use crate::bundles::KeptError;
@@ -52,12 +53,31 @@ pub(crate) enum LinkError {
     Broken(Box<tonic::Status>),
     #[error("the link was closed")]
     Closed,
+    /// The certificate in state_dir does not count.
+    #[error("{reason}; {remedy}")]
+    NotAdmitted { reason: String, remedy: String },
+    /// There is another certificate than before: link again.
+    #[error("the host's certificate is another one now")]
+    Changed,
     #[error(transparent)]
     Wishes(#[from] WishesError),
     #[error(transparent)]
     Bundles(#[from] KeptError),
     #[error(transparent)]
     Gone(#[from] Gone),
+}
+
+impl LinkError {
+    /// Whether the controller refuses the certificate, rather than what is asked with it.
+    fn is_of_the_certificate(&self) -> bool {
+        match self {
+            LinkError::Dial(DialError::RefusedUs { .. }) => true,
+            LinkError::Refused(status) | LinkError::Broken(status) => {
+                matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Keeps the link up for as long as the daemon runs. Needs a runtime with I/O and time.
@@ -85,7 +105,7 @@ pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
             _ => Duration::ZERO,
         };
         let reason = error.to_string();
-        if said.get(&address) != Some(&reason) {
+        if !matches!(error, LinkError::Changed) && said.get(&address) != Some(&reason) {
             let line = format!("fleet: no link to {address}: {reason}");
             membership.daemon.log(LogLevel::Warn, line);
             said.insert(address, reason);
@@ -111,11 +131,37 @@ impl<D: Daemon> Membership<D> {
         linked: &mut bool,
     ) -> Result<Infallible, LinkError> {
         let identity = self.identity(address).await?;
-        let channel = tls::dial(address, tls::client_config(&identity)?).await?;
-        tokio::select! {
-            lost = link::serve(self, address, channel.clone(), linked) => lost,
-            () = renew::keep_fresh(self, identity, channel) => Err(LinkError::Closed),
+        let lost = match tls::dial(address, tls::client_config(&identity)?).await {
+            Ok(channel) => tokio::select! {
+                lost = link::serve(self, address, channel.clone(), linked) => match lost {
+                    Err(LinkError::Refused(status)) if renew::is_asked_for(&status) => {
+                        renew::renew(self, &identity, channel).await.and_then(|_| {
+                            let line = "fleet: the host's certificate had ended, and is renewed".to_owned();
+                            self.daemon.log(LogLevel::Info, line);
+                            Err(LinkError::Changed)
+                        })
+                    }
+                    lost => lost,
+                },
+                () = renew::keep_fresh(self, &identity, channel.clone()) => Err(LinkError::Closed),
+            },
+            Err(error) => Err(error.into()),
+        };
+        match lost {
+            Err(error) if error.is_of_the_certificate() => self.enrol_anew(address, &error).await,
+            lost => lost,
         }
+    }
+
+    /// After a refusal, with a token that was not used before.
+    async fn enrol_anew(&self, address: &str, refusal: &LinkError) -> Result<Infallible, LinkError> {
+        if enrol::anew(&self.section, address).await?.is_none() {
+            let (reason, remedy) = (refusal.to_string(), enrol::remedy(&self.section));
+            return Err(LinkError::NotAdmitted { reason, remedy });
+        }
+        let line = format!("fleet: enrolled anew with {address} as host {}", self.section.host);
+        self.daemon.log(LogLevel::Info, line);
+        Err(LinkError::Changed)
     }
 
     async fn identity(&self, address: &str) -> Result<Identity, LinkError> {

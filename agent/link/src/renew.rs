@@ -1,5 +1,7 @@
-//! Keeps the host's certificate fresh: at half its life it is renewed over the link that is up, and used from
-//! the next link on.
+//! Keeps the host's certificate fresh: at half of its life it is renewed over the link that is up, and used from
+//! the next link on. Times are lengths from when it was received, on the monotonic clock: a host whose clock is
+//! wrong renews as any other. One that was off until its certificate had ended is told so by the controller, and
+//! renews before it links.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,38 +10,47 @@ use fleetvisor_proto::fleet::RenewRequest;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::identity::Identity;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::daemon::Daemon;
 use crate::membership::{LinkError, Membership};
 
-/// How soon a renewal that failed is tried again.
+/// How soon a renewal that failed is tried again, at most: a short life leaves less time.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Between two renewals, whatever the certificates say.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the link is up.
-pub(crate) async fn keep_fresh<D: Daemon>(
-    membership: &Membership<D>,
-    mut identity: Identity,
-    channel: Channel,
-) {
+pub(crate) async fn keep_fresh<D: Daemon>(membership: &Membership<D>, identity: &Identity, channel: Channel) {
+    let half = half_life(identity);
+    // Of one that was read from the disk only the wall clock knows the age; if that is wrong, it is renewed
+    // early, or when the controller says so.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_micros(u64::try_from(identity.renew_at().0).unwrap_or(0));
+    let mut wait = at.saturating_sub(now).min(half);
     loop {
-        let at = Duration::from_micros(u64::try_from(identity.renew_at().0).unwrap_or(0));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        tokio::time::sleep(at.saturating_sub(now)).await;
-        match renew(membership, &identity, channel.clone()).await {
+        tokio::time::sleep(wait.max(LEAST)).await;
+        wait = match renew(membership, identity, channel.clone()).await {
             Ok(renewed) => {
                 membership.daemon.log(LogLevel::Info, "fleet: the host's certificate is renewed".to_owned());
-                identity = renewed;
+                half_life(&renewed)
             }
             Err(error) => {
                 let line = format!("fleet: the host's certificate could not be renewed: {error}");
                 membership.daemon.log(LogLevel::Error, line);
-                tokio::time::sleep(AGAIN).await;
+                AGAIN.min(half / 8)
             }
-        }
+        };
     }
 }
 
-async fn renew<D: Daemon>(
+/// Whether a refusal asks for a renewal first.
+pub(crate) fn is_asked_for(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition
+}
+
+/// A new certificate over the same key, kept in state_dir.
+pub(crate) async fn renew<D: Daemon>(
     membership: &Membership<D>,
     identity: &Identity,
     channel: Channel,
@@ -50,4 +61,9 @@ async fn renew<D: Daemon>(
     let renewed = Identity::received(certificate, identity.key().to_owned())?;
     renewed.save(&membership.section.state_dir)?;
     Ok(renewed)
+}
+
+fn half_life(identity: &Identity) -> Duration {
+    let (from, until) = identity.validity();
+    Duration::from_micros(u64::try_from(until.0.saturating_sub(from.0)).unwrap_or(0)) / 2
 }

@@ -12,8 +12,6 @@ mod head;
 mod inotify;
 mod pages;
 mod reply;
-#[cfg(test)]
-mod sequences;
 mod serve;
 mod site;
 

@@ -10,7 +10,7 @@ use fleetvisor_proto::fleet::{
     ListBundlesRequest, ListBundlesResponse, LocalConfig, PullRequest, PushRequest, RollbackRequest,
     ShowBundleRequest, ShownBundle,
 };
-use fleetvisor_proto::principal::{Principal, Role};
+use fleetvisor_proto::principal::Role;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -59,7 +59,8 @@ impl Bundles for BundlesService {
     type PushStream = Events;
 
     async fn push(&self, call: Request<PushRequest>) -> Result<Response<Events>, Status> {
-        let (by, from) = (access::calling_operator(&call)?, access::peer(&call)?.address);
+        let by = access::calling_operator(&call)?;
+        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
         let content =
             record::content(request.files).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -72,7 +73,8 @@ impl Bundles for BundlesService {
     type RollbackStream = Events;
 
     async fn rollback(&self, call: Request<RollbackRequest>) -> Result<Response<Events>, Status> {
-        let (by, from) = (access::calling_operator(&call)?, access::peer(&call)?.address);
+        let by = access::calling_operator(&call)?;
+        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
         let wanted = Wanted::Rollback { revision: request.revision };
         let (message, dry_run, timeout_seconds) = (request.message, request.dry_run, request.timeout_seconds);
@@ -83,7 +85,8 @@ impl Bundles for BundlesService {
     type DeleteStream = Events;
 
     async fn delete(&self, call: Request<DeleteRequest>) -> Result<Response<Events>, Status> {
-        let (by, from) = (access::calling_operator(&call)?, access::peer(&call)?.address);
+        let by = access::calling_operator(&call)?;
+        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
         let (message, dry_run, timeout_seconds) = (request.message, request.dry_run, request.timeout_seconds);
         let asked = Asked { by, from, message, dry_run, timeout_seconds };
@@ -98,10 +101,7 @@ impl Bundles for BundlesService {
     }
 
     async fn show(&self, call: Request<ShowBundleRequest>) -> Result<Response<ShownBundle>, Status> {
-        let role = match access::peer(&call)?.principal {
-            Some(Principal::Operator { role, .. }) => role,
-            _ => return Err(Status::permission_denied("the caller is no operator")),
-        };
+        let role = access::calling_operator(&call)?.role;
         let request = call.into_inner();
         if request.reveal && role < Role::Admin {
             return Err(Status::permission_denied(format!(
@@ -118,7 +118,8 @@ impl Bundles for BundlesService {
     }
 
     async fn pull(&self, call: Request<PullRequest>) -> Result<Response<LocalConfig>, Status> {
-        let (by, from) = (access::calling_operator(&call)?, access::peer(&call)?.address);
+        let by = access::calling_operator(&call)?;
+        let (by, from) = (by.to_string(), by.address);
         let host = call.into_inner().host;
         let local = view::pull(&self.0, &host).await.map_err(unseen)?;
         // What it reads may hold passwords.

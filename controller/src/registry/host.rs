@@ -16,10 +16,13 @@ use tokio::time::Instant;
 
 use crate::bundles::told::Told;
 use crate::clock;
+use crate::grant::Grant;
 use crate::pace::Pace;
 use crate::reconcile::Observed;
-use crate::records::InventoryRecord;
+use crate::records::{HostRecord, InventoryRecord};
 
+/// A host that has missed two heartbeats may be another than it was.
+const STALE: Duration = Duration::from_secs(11);
 /// How long a refused agent is shown after its last attempt. Agents try again every minute or so.
 const REFUSED_SHOWN: Duration = Duration::from_secs(600);
 
@@ -44,7 +47,15 @@ pub(crate) struct Host {
 struct Known {
     presence: Presence,
     version: String,
+    /// The host's own.
     labels: BTreeMap<String, String>,
+    /// What the store says of it, and the revision that wrote it; 0 before that is known.
+    record: HostRecord,
+    recorded_at: u64,
+    /// Nothing of it is stored any more.
+    forgotten: bool,
+    /// End of the latest certificate that is known to be in use; 0 for unknown.
+    certificate_expires: Wall,
     processes: BTreeMap<ProcessName, Option<Seen>>,
     last_message: Option<Instant>,
     desired_revision: u64,
@@ -145,6 +156,10 @@ impl Host {
                 presence: Presence::NeverSeen,
                 version: String::new(),
                 labels: BTreeMap::new(),
+                record: HostRecord::default(),
+                recorded_at: 0,
+                forgotten: false,
+                certificate_expires: Wall(0),
                 processes: BTreeMap::new(),
                 last_message: None,
                 desired_revision: 0,
@@ -340,8 +355,75 @@ impl Host {
         matches!(self.known().presence, Presence::Online(_))
     }
 
+    /// Its own, with those that operators gave it in their place.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        self.known().labels.clone()
+        self.known().effective_labels()
+    }
+
+    /// Takes up what the store says of it, unless something later is known.
+    pub(super) fn set_record(&self, record: HostRecord, revision: u64) {
+        let mut known = self.known();
+        if revision <= known.recorded_at {
+            return;
+        }
+        let first = known.recorded_at == 0;
+        let other_grant = known.record.grant != record.grant;
+        known.recorded_at = revision;
+        known.record = record;
+        if other_grant
+            && !first
+            && let Presence::Online(link) = &known.presence
+        {
+            link.end.because(&match &known.record.revoked {
+                Some(revoked) => format!("host {} has been revoked by {}", self.name, revoked.by),
+                None => format!("host {} has enrolled anew", self.name),
+            });
+        }
+    }
+
+    /// Ends what is left of it: its link, and its place in the store.
+    pub(super) fn forget(&self, reason: &str) {
+        let mut known = self.known();
+        known.forgotten = true;
+        if let Presence::Online(link) = &known.presence {
+            link.end.because(reason);
+        }
+    }
+
+    pub(super) fn recorded_at(&self) -> u64 {
+        self.known().recorded_at
+    }
+
+    /// Whether a certificate with this grant counts; else why not.
+    pub(super) fn admits(&self, grant: Option<Grant>, address: SocketAddr) -> Result<(), String> {
+        let mut known = self.known();
+        let name = &self.name;
+        if grant.is_some() && grant == known.record.grant && known.record.revoked.is_none() {
+            return Ok(());
+        }
+        let reason = match &known.record.revoked {
+            Some(revoked) => format!(
+                "host {name} has been revoked by {}; to let it in again, give it a token made with \
+                 `ctl host token --host {name}`",
+                revoked.by
+            ),
+            None => format!("host {name} has enrolled anew since this certificate was made"),
+        };
+        known.refuse(address, &reason);
+        Err(reason)
+    }
+
+    /// Notes until when the certificate in use is valid.
+    pub(crate) fn set_certificate_expires(&self, expires: Wall) {
+        let mut known = self.known();
+        known.certificate_expires = known.certificate_expires.max(expires);
+    }
+
+    /// Whether the host is linked, and the certificate that it has or could have renewed ended before `now`.
+    pub(crate) fn outlives_its_certificate(&self, now: Wall) -> bool {
+        let known = self.known();
+        let ends = known.certificate_expires;
+        matches!(known.presence, Presence::Online(_)) && ends.0 > 0 && ends < now
     }
 
     /// Names of all its processes, in order.
@@ -381,6 +463,11 @@ impl Host {
             Presence::Away { since } => (HostState::Away, since.0, String::new()),
             Presence::Online(link) => (HostState::Online, link.since.0, link.address.to_string()),
         };
+        let (state, since) = match &known.record.revoked {
+            Some(revoked) => (HostState::Revoked, revoked.at),
+            None => (state, since),
+        };
+        let silent = known.last_message.is_none_or(|at| at.elapsed() > STALE);
         let running = |seen: &Option<Seen>| {
             seen.as_ref().is_some_and(|seen| seen.status.process_state() == ProcessState::Running)
         };
@@ -388,7 +475,8 @@ impl Host {
         fleet::Host {
             name: self.name.clone(),
             state: state.into(),
-            labels: known.labels.clone().into_iter().collect(),
+            labels: known.effective_labels().into_iter().collect(),
+            operator_labels: known.record.labels.clone().into_iter().collect(),
             version: known.version.clone(),
             address,
             since,
@@ -397,7 +485,8 @@ impl Host {
             total: count(known.processes.len()),
             desired_revision: known.desired_revision,
             observed_revision: known.observed_revision,
-            stale: state != HostState::Online,
+            stale: state != HostState::Online || silent,
+            certificate_expires: known.certificate_expires.0,
             refused: known.refused.as_ref().filter(|refused| refused.at.elapsed() < REFUSED_SHOWN).map(
                 |refused| RefusedAgent {
                     address: refused.address.to_string(),
@@ -406,13 +495,15 @@ impl Host {
                 },
             ),
             bundles,
-            ..fleet::Host::default()
         }
     }
 
     /// What of it should be stored, if that is not what is stored.
     pub(super) fn unstored_inventory(&self) -> Option<InventoryRecord> {
         let known = self.known();
+        if known.forgotten {
+            return None;
+        }
         let away_since = match &known.presence {
             Presence::NeverSeen => return None,
             Presence::Away { since } => Some(since.0),
@@ -437,6 +528,12 @@ impl Host {
 }
 
 impl Known {
+    fn effective_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.extend(self.record.labels.clone());
+        labels
+    }
+
     /// Remembers a refused agent. Whether it is the first one from its machine for a while.
     fn refuse(&mut self, address: SocketAddr, reason: &str) -> bool {
         let at = Instant::now();

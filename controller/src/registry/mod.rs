@@ -5,13 +5,15 @@
 //! - [`host`]: one host, and the commands under way on it.
 //! - [`inventory`]: what of it lasts, and when that is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fleetvisor_model::time::Wall;
 
-use crate::records::{self, DESIRED, HOSTS, INVENTORY, InventoryRecord, RecordError};
+use crate::grant::Grant;
+use crate::records::{self, DESIRED, HOSTS, HostRecord, INVENTORY, InventoryRecord, RecordError};
 use crate::store::{Change, Store, StoreError};
 
 pub(crate) mod host;
@@ -80,16 +82,16 @@ impl Registry {
     pub(crate) async fn follow(&self, store: Arc<dyn Store>) {
         loop {
             let watched = match self.load_hosts(&*store).await {
-                Ok(revision) => store.watch(HOSTS, revision),
+                Ok(revision) => store.watch(HOSTS, revision).map_err(RegistryError::from),
                 Err(error) => Err(error),
             };
             match watched {
                 Ok(mut watch) => {
                     while let Some(change) = watch.next().await {
-                        self.enrolled(&change);
+                        self.follow_change(&change);
                     }
                 }
-                Err(StoreError::Closed) => return,
+                Err(RegistryError::Store(StoreError::Closed)) => return,
                 Err(error) => tracing::error!("cannot read which hosts are enrolled: {error}"),
             }
             // Fell behind, or the store was opened anew: once more from the beginning, without haste.
@@ -97,27 +99,60 @@ impl Registry {
         }
     }
 
-    async fn load_hosts(&self, store: &dyn Store) -> Result<u64, StoreError> {
+    async fn load_hosts(&self, store: &dyn Store) -> Result<u64, RegistryError> {
         let listing = store.list(HOSTS).await?;
-        for (key, _) in &listing.records {
-            self.host(key.trim_start_matches(HOSTS));
+        let mut found = BTreeSet::new();
+        for (key, record) in &listing.records {
+            let name = key.trim_start_matches(HOSTS);
+            self.enrolled(name, records::decode(key, record)?, record.revision);
+            found.insert(name);
+        }
+        let gone: Vec<Arc<Host>> =
+            self.all().into_iter().filter(|host| !found.contains(host.name.as_str())).collect();
+        for host in gone {
+            self.forgotten(&host.name, listing.revision);
         }
         Ok(listing.revision)
     }
 
-    fn enrolled(&self, change: &Change) {
-        let name = change.key.trim_start_matches(HOSTS);
-        match change.record {
-            Some(_) => drop(self.host(name)),
-            None => {
-                if let Some(host) = self.hosts_mut().remove(name) {
-                    host.end_link("it is no longer enrolled");
-                }
-            }
+    /// Takes up a host's record, unless a later one is known. A link by another enrolment, or of a host that is
+    /// revoked, ends.
+    pub(crate) fn enrolled(&self, name: &str, record: HostRecord, revision: u64) {
+        self.host(name).set_record(record, revision);
+    }
+
+    /// Drops a host whose record was deleted, unless it has enrolled again since.
+    pub(crate) fn forgotten(&self, name: &str, revision: u64) {
+        let mut hosts = self.hosts_mut();
+        if let Some(host) = hosts.get(name)
+            && host.recorded_at() < revision
+        {
+            host.forget("it is no longer enrolled");
+            hosts.remove(name);
         }
     }
 
-    fn known(&self, name: &str) -> Option<Arc<Host>> {
+    /// Whether a certificate with this grant counts as the host's; else why not. An agent that is refused is
+    /// remembered with its host.
+    pub(crate) fn admit(&self, name: &str, grant: Option<Grant>, address: SocketAddr) -> Result<(), String> {
+        match self.known(name) {
+            Some(host) => host.admits(grant, address),
+            None => Err(format!("host {name} is not enrolled")),
+        }
+    }
+
+    fn follow_change(&self, change: &Change) {
+        let name = change.key.trim_start_matches(HOSTS);
+        match &change.record {
+            Some(record) => match records::decode(&change.key, record) {
+                Ok(decoded) => self.enrolled(name, decoded, record.revision),
+                Err(error) => tracing::error!("{error}; this host stays as it was"),
+            },
+            None => self.forgotten(name, change.revision),
+        }
+    }
+
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<Host>> {
         self.hosts().get(name).cloned()
     }
 
@@ -136,12 +171,12 @@ mod tests {
     use fleetvisor_proto::fleet::HostState;
 
     use super::*;
-    use crate::records::{DesiredRecord, HostRecord, Run};
+    use crate::records::{DesiredRecord, Run};
     use crate::store::memory::MemoryStore;
     use crate::store::{Expect, Transaction};
 
     async fn enrol(store: &MemoryStore, host: &str) {
-        let record = records::encode(&HostRecord { enrolled: 1 });
+        let record = records::encode(&HostRecord { enrolled: 1, ..HostRecord::default() });
         store.commit(Transaction::default().put(records::host_key(host), record)).await.unwrap();
     }
 

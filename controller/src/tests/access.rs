@@ -1,79 +1,179 @@
 //! Who gets in: over the wire, with real certificates, and with none.
 
 use fleetvisor_proto::fleet::enrolment_client::EnrolmentClient;
-use fleetvisor_proto::fleet::fleet_client::FleetClient;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::fleet::{
-    CreateTokenRequest, EnrolRequest, FromHost, HostState, ListHostsRequest, RenewRequest, RunRequest,
-    StatusRequest,
+    CreateTokenRequest, EnrolRequest, HostRequest, HostState, RenewRequest, RevokeOperatorRequest,
 };
 use fleetvisor_proto::identity::{Identity, signing_request};
 use fleetvisor_proto::principal::{Principal, Role};
 use fleetvisor_proto::tls::{self, DialError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::*;
+use crate::access;
 
 fn code<T>(result: Result<T, Status>) -> Code {
     result.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-/// What each method answers. A request that is empty is invalid to a method that was reached, and that is enough.
-async fn codes(channel: &Channel) -> Vec<(&'static str, Code)> {
-    let mut enrolment = EnrolmentClient::new(channel.clone());
-    let mut hosts = HostsClient::new(channel.clone());
-    let mut fleet = FleetClient::new(channel.clone());
-    let nothing = tokio_stream::iter(Vec::<FromHost>::new());
-    vec![
-        ("Enrol", code(enrolment.enrol(EnrolRequest::default()).await)),
-        ("Renew", code(hosts.renew(RenewRequest::default()).await)),
-        ("Link", code(hosts.link(nothing).await)),
-        ("ListHosts", code(fleet.list_hosts(ListHostsRequest::default()).await)),
-        ("Status", code(fleet.status(StatusRequest::default()).await)),
-        ("Run", code(fleet.run(RunRequest::default()).await)),
-        ("CreateToken", code(fleet.create_token(CreateTokenRequest::default()).await)),
-    ]
-}
-
-#[tokio::test]
-async fn every_method_answers_every_kind_of_certificate_as_the_table_says() {
-    use Code::{InvalidArgument as Reached, Ok as Yes, PermissionDenied as No, Unauthenticated as Who};
-    let served = Served::new().await;
-    let operator = |role| served.controller.authority.operator(role, "alice").unwrap();
-    let ca = served.controller.authority.fingerprint();
-    let guest = tls::dial(&served.address.to_string(), tls::enrolment_config(ca).unwrap()).await.unwrap();
-    let cases = [
-        (guest, [Reached, Who, Who, Who, Who, Who, Who]),
-        (served.dial(&served.host("web-01").await).await, [Reached, Reached, Yes, No, No, No, No]),
-        (served.dial(&operator(Role::Viewer)).await, [Reached, No, No, Yes, Yes, No, No]),
-        (served.dial(&operator(Role::Operator)).await, [Reached, No, No, Yes, Yes, Reached, No]),
-        (served.dial(&operator(Role::Admin)).await, [Reached, No, No, Yes, Yes, Reached, Yes]),
-    ];
-    for (channel, expected) in cases {
-        let codes = codes(&channel).await;
-        assert_eq!(codes.iter().map(|(_, code)| *code).collect::<Vec<_>>(), expected, "{codes:?}");
+/// What a method answers to an empty request, whatever its kind. To a method that was reached it is invalid,
+/// unknown or fine, and never a matter of who asked.
+async fn answer(channel: &Channel, path: &'static str) -> Code {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    if grpc.ready().await.is_err() {
+        return Code::Unavailable;
+    }
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let request = tonic::Request::new(tokio_stream::iter([()]));
+    match grpc.streaming(request, PathAndQuery::from_static(path), codec).await {
+        Ok(response) => code(timeout(PATIENCE, response.into_inner().message()).await.expect("an answer")),
+        Err(status) => status.code(),
     }
 }
 
+async fn assert_calls(whom: &str, channel: &Channel, may: impl Fn(&str) -> bool) {
+    for path in fleetvisor_proto::METHODS {
+        let code = answer(channel, path).await;
+        let refused = matches!(code, Code::PermissionDenied | Code::Unauthenticated);
+        assert_eq!(!refused, may(path), "{whom}: {path} answers {code:?}");
+    }
+}
+
+fn method(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
+/// What a viewer may call; an operator of a higher role may, too.
+const READING: [&str; 3] = ["ListHosts", "Status", "RenewOperator"];
+
 #[tokio::test]
-async fn a_certificate_of_another_ca_ends_in_the_handshake() {
+async fn every_call_is_refused_to_everybody_who_may_not_make_it() {
     let served = Served::new().await;
-    let foreign = Authority::create().unwrap().operator(Role::Admin, "alice").unwrap();
-    // It trusts this controller, and shows what another one signed.
-    let ours = served.controller.authority.operator(Role::Admin, "alice").unwrap();
+    let authority = &served.controller.authority;
+    let guest = tls::enrolment_config(authority.fingerprint()).unwrap();
+    let guest = tls::dial(&served.address.to_string(), guest).await.unwrap();
+    assert_calls("nobody", &guest, |path| method(path) == "Enrol").await;
+
+    let host = served.dial(&served.host("web-01").await).await;
+    assert_calls("a host", &host, |path| path.contains(".Host") || method(path) == "Enrol").await;
+
+    let viewer = served.dial(&served.operator_identity(Role::Viewer, "").await).await;
+    let by_viewer = |path: &str| judge(path, Role::Viewer, "");
+    assert_calls("a viewer", &viewer, by_viewer).await;
+    assert!(READING.iter().all(|method| by_viewer(&format!("/fleetvisor.v1.Fleet/{method}"))));
+    let admins_only =
+        ["CreateToken", "RevokeHost", "ForgetHost", "LabelHost", "AddOperator", "RevokeOperator", "Backup"];
+    for refused in ["Run"].into_iter().chain(admins_only) {
+        assert!(!by_viewer(&format!("/fleetvisor.v1.Fleet/{refused}")), "{refused}");
+    }
+    let operator = served.dial(&served.operator_identity(Role::Operator, "").await).await;
+    let by_operator = |path: &str| judge(path, Role::Operator, "");
+    assert_calls("an operator", &operator, by_operator).await;
+    for refused in admins_only {
+        assert!(!by_operator(&format!("/fleetvisor.v1.Fleet/{refused}")), "{refused}");
+    }
+    let limited = served.dial(&served.operator_identity(Role::Operator, "role=web").await).await;
+    assert_calls("a limited operator", &limited, |path| judge(path, Role::Operator, "role=web")).await;
+    let admin = served.dial(&served.operator_identity(Role::Admin, "").await).await;
+    assert_calls("an admin", &admin, |path| !path.contains(".Host")).await;
+}
+
+/// As the access table has it, which its own test holds against a list.
+fn judge(path: &str, role: Role, only: &str) -> bool {
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let operator = access::Operator { name: "a".to_owned(), role, only: only.parse().unwrap(), address };
+    access::judge(path, Some(&access::Caller::Operator(operator))).is_ok()
+}
+
+#[tokio::test]
+async fn certificates_that_do_not_count_may_only_do_what_anybody_may() {
+    let served = Served::new().await;
+    let authority = &served.controller.authority;
+    // Connections from before are refused from the moment of the change, without any new handshake.
+    let mut admin = served.operator(Role::Admin).await;
+    let revoked = served.operator_identity(Role::Operator, "").await;
+    let open = served.dial(&revoked).await;
+    let name = "a-operator".to_owned();
+    admin.revoke_operator(RevokeOperatorRequest { name }).await.unwrap();
+    let enrol = |path: &str| method(path) == "Enrol";
+    for path in ["/fleetvisor.v1.Fleet/ListHosts", "/fleetvisor.v1.Fleet/Run"] {
+        assert_ne!(answer(&open, path).await, Code::Ok, "{path}");
+    }
+    assert_calls("a revoked operator", &served.dial(&revoked).await, enrol).await;
+
+    let host = served.host("web-01").await;
+    admin.revoke_host(HostRequest { host: "web-01".to_owned() }).await.unwrap();
+    assert_calls("a revoked host", &served.dial(&host).await, enrol).await;
+
+    // Signed by the CA, and yet nobody whom the store knows: whoever got hold of the CA's key has no fleet.
+    let grant = Grant::new().unwrap();
+    let made_up = authority.operator(Role::Admin, "eve", grant).unwrap();
+    assert_calls("an operator who was never added", &served.dial(&made_up).await, enrol).await;
+    let stolen_name = authority.operator(Role::Admin, "a-admin", grant).unwrap();
+    assert_calls("an admin's name alone", &served.dial(&stolen_name).await, enrol).await;
+    let made_up = served.host_certificate("web-02", grant);
+    assert_calls("a host that never enrolled", &served.dial(&made_up).await, enrol).await;
+}
+
+/// Dials as somebody who trusts this controller and shows another certificate.
+async fn show(served: &Served, shown: &Identity) -> Result<Channel, DialError> {
+    let ours = served.operator_identity(Role::Admin, "").await;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ours.ca_der()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+    let mut config = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
-        .with_client_auth_cert(foreign.presented(), foreign.key_der())
+        .with_client_auth_cert(shown.presented(), shown.key_der())
         .unwrap();
-    let err = tls::dial(&served.address.to_string(), config).await.unwrap_err();
-    assert!(matches!(err, DialError::RefusedUs { .. }), "{err}");
+    config.alpn_protocols = vec![tls::ALPN.to_vec()];
+    tls::dial(&served.address.to_string(), config).await
+}
+
+fn self_signed(principal: &Principal) -> Identity {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(principal.uri().try_into().unwrap())];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.self_signed(&key).unwrap().pem();
+    Identity::new(certificate.clone(), certificate, key.serialize_pem()).unwrap()
+}
+
+#[tokio::test]
+async fn foreign_self_signed_expired_and_unnamed_certificates_end_in_the_handshake() {
+    let served = Served::new().await;
+    let grant = Grant::new().unwrap();
+    let foreign = Authority::create().unwrap().operator(Role::Admin, "a-admin", grant).unwrap();
+    let admin = Principal::Operator { role: Role::Admin, name: "a-admin".to_owned() };
+    let authority = &served.controller.authority;
+    let over = |life| {
+        let request = signing_request().unwrap();
+        let signed = authority.operator_over(Role::Admin, "a-admin", grant, life, &request.csr).unwrap();
+        Identity::received(signed, request.key).unwrap()
+    };
+    let expired = over(Duration::ZERO);
+    // The end is a whole second, and that second is still good.
+    let past = async {
+        while expired.validity().1.secs() >= crate::clock::now().secs() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, past).await.unwrap();
+    let server = authority.server(&["127.0.0.1".to_owned()]).unwrap();
+    for (what, shown) in [
+        ("foreign", foreign),
+        ("self-signed", self_signed(&admin)),
+        ("expired", expired),
+        ("the controller's own", server),
+    ] {
+        let err = show(&served, &shown).await.unwrap_err();
+        assert!(matches!(err, DialError::RefusedUs { .. }), "{what}: {err}");
+    }
 }
 
 #[tokio::test]
@@ -103,14 +203,17 @@ async fn a_host_enrols_links_and_renews_for_itself() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_enrolled_any_more_is_refused_with_its_valid_certificate() {
+async fn one_address_does_not_take_all_handshakes() {
     let served = Served::new().await;
-    let mut hosts = HostsClient::new(served.dial(&served.host_certificate("gone")).await);
-    let nothing = tokio_stream::iter(Vec::<FromHost>::new());
-    let status = hosts.link(nothing).await.map(drop).unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "host gone is not enrolled"));
-    let csr = signing_request().unwrap().csr;
-    assert_eq!(code(hosts.renew(RenewRequest { csr }).await), Code::PermissionDenied);
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    // Beyond its share it is hung up on at once, not after the 5 seconds of a handshake.
+    let end = timeout(Duration::from_secs(4), silent[299].read_to_end(&mut Vec::new())).await;
+    assert!(end.is_ok());
+    drop(silent);
+    assert!(served.list().await.is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The controller as its callers meet it: a real port on loopback, real TLS, and agents played by the test.
 //!
 //! - [`access`]: who gets in.
+//! - [`identity`]: certificates that become void, and who may do what to whom.
 //! - [`link`]: what a host and the controller say to each other.
 //! - [`run`]: start, stop and restart from the operator to the host and back.
 
@@ -29,19 +30,23 @@ use tonic::transport::Channel;
 
 use crate::connection::server_config;
 use crate::controller::Controller;
+use crate::grant::Grant;
+use crate::operators;
 use crate::pki::Authority;
-use crate::records::{self, HostRecord};
+use crate::records::{self, HostRecord, OperatorRecord};
 use crate::registry::Registry;
 use crate::server;
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, Transaction};
 
 mod access;
+mod identity;
 mod link;
 mod run;
 
 /// Longest that anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// A controller that serves.
 struct Served {
@@ -60,9 +65,10 @@ impl Served {
         let registry = Arc::new(Registry::new(crate::clock::now()));
         registry.load(&*store).await.unwrap();
         let authority = Authority::create().unwrap();
-        let tls = server_config(&authority.server(&["127.0.0.1".to_owned()]).unwrap()).unwrap();
+        let tls = server_config(&authority.server(&["127.0.0.1".to_owned()]).unwrap(), GRACE).unwrap();
         let (stop, stopping) = watch::channel(None);
         let controller = Arc::new(Controller::new(store, registry, authority, stopping.clone()));
+        controller.operators.load(&*controller.store).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut stopped = stopping;
@@ -74,16 +80,22 @@ impl Served {
 
     /// The identity of a host that has enrolled.
     async fn host(&self, name: &str) -> Identity {
-        let record = records::encode(&HostRecord { enrolled: 0 });
-        let transaction = Transaction::default().put(records::host_key(name), record);
-        self.controller.store.commit(transaction).await.unwrap();
-        self.controller.registry.host(name);
-        self.host_certificate(name)
+        let key = records::host_key(name);
+        let stored = self.controller.store.get(&key).await.unwrap();
+        let record: HostRecord = match &stored {
+            Some(stored) => records::decode(&key, stored).unwrap(),
+            None => HostRecord { grant: Some(Grant::new().unwrap()), ..HostRecord::default() },
+        };
+        let transaction = Transaction::default().put(key, records::encode(&record));
+        let revision = self.controller.store.commit(transaction).await.unwrap();
+        let grant = record.grant.unwrap();
+        self.controller.registry.enrolled(name, record, revision);
+        self.host_certificate(name, grant)
     }
 
-    fn host_certificate(&self, name: &str) -> Identity {
+    fn host_certificate(&self, name: &str, grant: Grant) -> Identity {
         let request = signing_request().unwrap();
-        let certificate = self.controller.authority.host(name, &request.csr).unwrap();
+        let certificate = self.controller.authority.host(name, grant, &request.csr).unwrap();
         Identity::received(certificate, request.key).unwrap()
     }
 
@@ -91,8 +103,24 @@ impl Served {
         tls::dial(&self.address.to_string(), tls::client_config(identity).unwrap()).await.unwrap()
     }
 
+    /// An operator of this role, limited to these hosts; the same one when asked again.
+    async fn operator_identity(&self, role: Role, only: &str) -> Identity {
+        let name = if only.is_empty() { format!("a-{role}") } else { format!("a-limited-{role}") };
+        let key = records::operator_key(&name);
+        let grant = match self.controller.store.get(&key).await.unwrap() {
+            Some(stored) => records::decode::<OperatorRecord>(&key, &stored).unwrap().grant.unwrap(),
+            None => Grant::new().unwrap(),
+        };
+        let only = only.parse().unwrap();
+        let record = operators::record(role, &only, grant, Wall(i64::MAX), "the test".to_owned());
+        let transaction = Transaction::default().put(key, records::encode(&record));
+        self.controller.store.commit(transaction).await.unwrap();
+        self.controller.operators.load(&*self.controller.store).await.unwrap();
+        self.controller.authority.operator(role, &name, grant).unwrap()
+    }
+
     async fn operator(&self, role: Role) -> FleetClient<Channel> {
-        FleetClient::new(self.dial(&self.controller.authority.operator(role, "alice").unwrap()).await)
+        FleetClient::new(self.dial(&self.operator_identity(role, "").await).await)
     }
 
     /// An agent that is linked and has been told everything, with what it was told.

@@ -80,7 +80,7 @@ async fn a_restart_reaches_every_host_and_comes_back_process_by_process() {
     assert_eq!(followed.hosts().await, ["web-01", "web-02"]);
 
     let command = one.hear_command().await;
-    assert_eq!((command.verb(), command.by.as_str()), (Verb::Restart, "operator alice"));
+    assert_eq!((command.verb(), command.by.as_str()), (Verb::Restart, "operator a-operator"));
     assert!(command.desired.is_none());
     assert!(command.processes.iter().all(|name| name.group == "web") && command.processes.len() == 2);
     one.answer(&command, Outcome::Done).await;

@@ -1,10 +1,11 @@
 //! The connection to the controller: who we are, where it is, and what each way to fail means to the caller.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fleetvisor_proto::fleet::bundles_client::BundlesClient;
 use fleetvisor_proto::fleet::fleet_client::FleetClient;
 use fleetvisor_proto::identity::{Identity, IdentityError};
+use fleetvisor_proto::principal::Principal;
 use fleetvisor_proto::tls::{self, DialError, TlsError};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -12,10 +13,14 @@ use tonic::{Code, Request, Status};
 use super::exit::Exit;
 use super::scope::ScopeError;
 use super::settings::{Settings, SettingsError};
+use super::when;
 use crate::cli::Access;
 
 /// For reading, where `--timeout` gives none.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Microseconds before its end in which an identity is to be renewed: 30 days.
+const END_SOON: i64 = 30 * 86_400 * 1_000_000;
 
 /// A host with thousands of processes answers in one message.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -111,7 +116,11 @@ pub(crate) async fn connect_bundles(access: &Access) -> Result<BundlesClient<Cha
 
 async fn dial(access: &Access) -> Result<Channel, FleetError> {
     let Settings { controllers, identity } = Settings::read(access)?;
-    let config = tls::client_config(&Identity::load(&identity)?)?;
+    let identity = Identity::load(&identity)?;
+    let config = tls::client_config(&identity)?;
+    if let Some(remark) = remark_of_end(&identity, SystemTime::now()) {
+        eprintln!("ctl: {remark}");
+    }
     let mut failed = None;
     for address in &controllers {
         let mut dialled = tls::dial(address, config.clone()).await;
@@ -131,6 +140,22 @@ async fn dial(access: &Access) -> Result<Channel, FleetError> {
         }
     }
     Err(failed.map_or_else(|| FleetError::Usage("no controller is given".to_owned()), FleetError::Dial))
+}
+
+/// What is to be said of an identity that has ended, or will before long.
+fn remark_of_end(identity: &Identity, now: SystemTime) -> Option<String> {
+    let now = now.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_micros()).ok())?;
+    let (from, until) = identity.validity();
+    let (left, life) = (until.0 - now, until.0 - from.0);
+    let Ok(Principal::Operator { name, .. }) = identity.principal() else { return None };
+    let end = when::utc(until.0);
+    if left < 0 {
+        return Some(format!(
+            "this identity has ended on {end}; an admin makes a new one: ctl operator renew {name} --out DIR"
+        ));
+    }
+    (left < END_SOON && left < life / 4)
+        .then(|| format!("this identity ends on {end}; renew it with: ctl operator renew"))
 }
 
 /// A reading call with its deadline.

@@ -6,7 +6,7 @@ use fleetvisor_proto::fleet::{HostStatus, ProcessStatus};
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::hosts::{HostJson, absence};
+use super::hosts::{HostJson, absence, silence};
 use super::print::Colour;
 use super::scope::no_such;
 use crate::table::status_line;
@@ -91,18 +91,17 @@ impl Statuses {
         self.stopped += named.iter().filter(|(_, status)| status.process_state().is_stopped()).count();
         let longest = named.iter().map(|(name, _)| full(name).chars().count()).max().unwrap_or(0);
         self.widest = self.widest.max(longest);
-        named
-            .iter()
-            .map(|(name, status)| {
-                let state = status.process_state();
-                let line = status_line(&full(name), self.widest, state.name(), &status.describe());
-                match self.colour {
-                    Colour::Plain => line,
-                    // Coloured after it was aligned: the sequences have no width.
-                    Colour::Coloured => recolour(&line, self.widest, state.name(), &self.colour.state(state)),
-                }
-            })
-            .collect()
+        let silence = silence(&host).map(|silence| format!("{}: {silence}", host.name));
+        let lines = named.iter().map(|(name, status)| {
+            let state = status.process_state();
+            let line = status_line(&full(name), self.widest, state.name(), &status.describe());
+            match self.colour {
+                Colour::Plain => line,
+                // Coloured after it was aligned: the sequences have no width.
+                Colour::Coloured => recolour(&line, self.widest, state.name(), &self.colour.state(state)),
+            }
+        });
+        silence.into_iter().chain(lines).collect()
     }
 
     fn unmatched(&self) -> impl Iterator<Item = &Target> {
@@ -218,6 +217,16 @@ mod tests {
         let lines = statuses.host(&answer("web-02", HostState::Away, vec![process("a", "a", 20, "")]));
         assert_eq!(lines, ["web-02: away since 2026-11-21 10:55:00 UTC"]);
         assert_eq!(statuses.finish().1, Exit::Partial);
+    }
+
+    #[test]
+    fn a_host_that_has_been_silent_for_long_is_marked() {
+        let mut statuses = Statuses::new(Vec::new(), Colour::Plain);
+        let mut answer = answer("web-01", HostState::Online, vec![process("a", "a", 20, "")]);
+        if let Some(host) = &mut answer.host {
+            (host.stale, host.report_age_ms) = (true, 12_000);
+        }
+        assert_eq!(statuses.host(&answer)[0], "web-01: silent for 12s, what is shown of it is old");
     }
 
     #[test]

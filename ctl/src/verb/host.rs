@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleetvisor_model::target::Target;
-use fleetvisor_proto::fleet::{self, CreateTokenRequest, ListHostsRequest};
+use fleetvisor_proto::fleet::{
+    self, CreateTokenRequest, ForgetHostRequest, HostRequest, LabelHostRequest, ListHostsRequest,
+};
 use serde::Serialize;
 
 use super::{in_fleet, print_json, refuse_scope};
@@ -17,7 +19,7 @@ use crate::fleet::print;
 use crate::fleet::scope::meant;
 use crate::fleet::when;
 
-/// Shows hosts, and lets new ones join
+/// Shows hosts, lets new ones join, labels, revokes and forgets them
 #[derive(Args, Debug)]
 #[command(after_help = "Example: ctl host list")]
 pub(crate) struct Host {
@@ -30,6 +32,9 @@ enum What {
     Token(Token),
     List(List),
     Show(Show),
+    Label(Label),
+    Revoke(Revoke),
+    Forget(Forget),
 }
 
 /// Prints a token that lets one host join, and nothing else
@@ -44,11 +49,14 @@ struct Token {
     host: Option<String>,
 }
 
-/// Lists hosts: name, state, running of all processes, since when, labels
+/// Lists hosts: state, running of all processes, age of the last report, since when, version, labels
 ///
-/// With -o json one document: {"hosts": [{"host", "state", "since", "labels", "version", "address",
-/// "report_age_ms", "running", "total", "desired_revision", "observed_revision", "bundles": [{"bundle",
-/// "desired", "revision", "failed_revision", "reason"}]}]}.
+/// What is said of a host's processes is marked (old) when the host is away or has been silent for long. An agent
+/// that claimed a host's name lately and was refused is told of on stderr. With -o json one document: {"hosts":
+/// [{"host", "state", "since", "labels", "operator_labels", "version", "address", "report_age_ms", "stale",
+/// "running", "total", "desired_revision", "observed_revision", "bundles", "certificate_expires", "refused"}]};
+/// "state" is online, away, never-seen or revoked; "bundles" is [{"bundle",
+/// "desired", "revision", "failed_revision", "reason"}]; times are RFC 3339; "refused" is null or {"address", "age_ms", "reason"}.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl host list\n  ctl host list -l role=web -o json")]
 struct List;
@@ -61,6 +69,47 @@ struct List;
 struct Show {
     /// Its name
     host: String,
+}
+
+/// Sets and removes labels of a host
+///
+/// They go before labels of the same key in the host's own configuration, and last until they are removed. A
+/// label that the host itself has cannot be removed, only overridden. With -o json the host, as host show has it.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ctl host label web-01 role=db rack=7\n  ctl host label web-01 rack-")]
+struct Label {
+    /// Its name
+    host: String,
+    /// key=value to set a label, key- to remove one
+    #[arg(required = true, value_name = "LABEL")]
+    labels: Vec<String>,
+}
+
+/// Makes a host's certificates void at once, also on the link that it has
+///
+/// Its programs go on. It is refused until it enrols anew, with a token made by `ctl host token --host HOST`.
+/// With -o json the host, as host show has it.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: ctl host revoke web-01")]
+struct Revoke {
+    /// Its name
+    host: String,
+}
+
+/// Deletes all that is known of a host: its labels, what it should run, its name
+#[derive(Args, Debug)]
+#[command(after_help = "Example: ctl host forget web-01")]
+struct Forget {
+    /// Its name
+    host: String,
+    /// Also while it is online; its agent is refused from then on
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Serialize)]
+struct ForgottenJson<'a> {
+    forgotten: &'a str,
 }
 
 #[derive(Serialize)]
@@ -81,6 +130,9 @@ impl Host {
             What::Token(token) => in_fleet(cli, token.of_fleet(cli)),
             What::List(_) => in_fleet(cli, list(cli)),
             What::Show(show) => in_fleet(cli, show.of_fleet(cli)),
+            What::Label(label) => in_fleet(cli, label.of_fleet(cli)),
+            What::Revoke(revoke) => in_fleet(cli, revoke.of_fleet(cli)),
+            What::Forget(forget) => in_fleet(cli, forget.of_fleet(cli)),
         }
     }
 }
@@ -110,7 +162,12 @@ impl Token {
 async fn list(cli: &Cli) -> Result<Exit, FleetError> {
     let found = find(cli, meant(&cli.scope, &[])?.scope).await?;
     match cli.access.form() {
-        Form::Text => print::lines(&hosts::list(&found))?,
+        Form::Text => {
+            print::lines(&hosts::list(&found))?;
+            for line in hosts::refusals(&found) {
+                eprintln!("ctl: {line}");
+            }
+        }
         Form::Json => print_json(&HostsJson { hosts: found.iter().map(HostJson::from).collect() })?,
     }
     Ok(Exit::Done)
@@ -129,6 +186,57 @@ impl Show {
         match cli.access.form() {
             Form::Text => print::lines(&hosts::show(host))?,
             Form::Json => print_json(&HostJson::from(host))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Label {
+    async fn of_fleet(&self, cli: &Cli) -> Result<Exit, FleetError> {
+        refuse_scope(&cli.scope)?;
+        let mut request = LabelHostRequest { host: self.host.clone(), ..LabelHostRequest::default() };
+        for label in &self.labels {
+            if let Some((key, value)) = label.split_once('=') {
+                request.set.insert(key.to_owned(), value.to_owned());
+            } else if let Some(key) = label.strip_suffix('-').filter(|key| !key.is_empty()) {
+                request.remove.push(key.to_owned());
+            } else {
+                return Err(FleetError::Usage(format!("{label} is neither key=value nor key-")));
+            }
+        }
+        let mut fleet = connect(&cli.access).await?;
+        let host = fleet.label_host(reading(request, &cli.access)).await?.into_inner();
+        match cli.access.form() {
+            Form::Text => print::lines(&[format!("{}: labels {}", host.name, hosts::labels(&host))])?,
+            Form::Json => print_json(&HostJson::from(&host))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Revoke {
+    async fn of_fleet(&self, cli: &Cli) -> Result<Exit, FleetError> {
+        refuse_scope(&cli.scope)?;
+        let request = HostRequest { host: self.host.clone() };
+        let mut fleet = connect(&cli.access).await?;
+        let host = fleet.revoke_host(reading(request, &cli.access)).await?.into_inner();
+        match cli.access.form() {
+            Form::Text => print::lines(&[format!("{}: revoked", host.name)])?,
+            Form::Json => print_json(&HostJson::from(&host))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Forget {
+    async fn of_fleet(&self, cli: &Cli) -> Result<Exit, FleetError> {
+        refuse_scope(&cli.scope)?;
+        let request = ForgetHostRequest { host: self.host.clone(), force: self.force };
+        let mut fleet = connect(&cli.access).await?;
+        fleet.forget_host(reading(request, &cli.access)).await?;
+        match cli.access.form() {
+            Form::Text => print::lines(&[format!("{}: forgotten", self.host)])?,
+            Form::Json => print_json(&ForgottenJson { forgotten: &self.host })?,
         }
         Ok(Exit::Done)
     }

@@ -5,7 +5,7 @@ mod completion;
 mod config;
 mod here;
 mod host;
-mod man;
+mod operator;
 mod perform;
 mod restart;
 mod start;
@@ -31,10 +31,10 @@ pub(crate) enum Verb {
     Here(here::Here),
     Host(host::Host),
     Config(config::Config),
+    Operator(operator::Operator),
     Audit(audit::Audit),
     Version(version::Version),
     Completion(completion::Completion),
-    Man(man::Man),
 }
 
 impl Verb {
@@ -47,10 +47,10 @@ impl Verb {
             Verb::Here(here) => here.run(cli),
             Verb::Host(host) => host.run(cli),
             Verb::Config(config) => config.run(cli),
+            Verb::Operator(operator) => operator.run(cli),
             Verb::Audit(audit) => audit.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
-            Verb::Man(man) => man.run(cli),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn perform(cli: &Cli, verb: fleet::Verb, word: &str, names: &[String]
     if cli.means_fleet(names) {
         in_fleet(cli, on_fleet(cli, verb, word, names))
     } else {
-        here::run(cli, [&[word.to_owned()], names].concat(), false)
+        here::run(cli, [&[word.to_owned()], names].concat())
     }
 }
 

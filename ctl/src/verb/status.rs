@@ -15,11 +15,9 @@ use crate::fleet::statuses::Statuses;
 
 /// Shows processes with their state
 ///
-/// With -o json one document: {"hosts": [{"host", "state", "since", "labels", "version", "address",
-/// "report_age_ms", "running", "total", "desired_revision", "observed_revision", "processes": [{"name",
-/// "group", "process", "state", "description", "pid", "uptime_seconds", "exitstatus", "spawnerr"}]}],
-/// "unmatched": [target]}. For a host that is away "processes" is what was last known. For this host alone it is
-/// {"processes": [...]} with the same members, and names that fit nothing are said on stderr.
+/// With -o json one document: {"hosts": [what host list has of a host, and "processes": [{"name", "group",
+/// "process", "state", "description", "pid", "uptime_seconds", "exitstatus", "spawnerr"}]}], "unmatched":
+/// [target]}. Where a host's "stale" is true, as of one that is away, "processes" is what was last known.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl status\n  ctl --all-hosts status\n  ctl status 'web-*:app:*'")]
 pub(crate) struct Status {
@@ -32,7 +30,7 @@ impl Status {
         if cli.means_fleet(&self.names) {
             in_fleet(cli, self.of_fleet(cli))
         } else {
-            here::run(cli, [&["status".to_owned()], self.names.as_slice()].concat(), true)
+            here::run(cli, [&["status".to_owned()], self.names.as_slice()].concat())
         }
     }
 

@@ -5,6 +5,7 @@
 //! - [`bundles`]: configuration that the fleet gives its hosts.
 //! - [`half_open`]: links that are dead while nobody has said so.
 //! - [`partition`]: all of that at random, under a stream of operations.
+//! - [`identity`]: certificates and operators over time.
 //! - [`restart`], [`status`]: the verbs and the views.
 //! - [`simulated`]: many hosts that have links and no processes.
 //! - [`tokens`]: how a host joins.
@@ -13,6 +14,7 @@ mod access;
 mod away;
 mod bundles;
 mod half_open;
+mod identity;
 mod partition;
 mod restart;
 mod simulated;
