@@ -152,8 +152,10 @@ fn start_agent(launch: Launch, oom: &OomScore) -> Result<Agent, LaunchError> {
         ForkResult::Parent { child } => Ok(Agent { pid: child.as_raw(), socket }),
         ForkResult::Child => {
             // Ctrl-C in a terminal and a service manager's TERM reach every process; the agent is to hear of it
-            // from the keeper, once.
-            reset_signals(&RELAYED.map(|signal| signal as i32));
+            // from the keeper, once. A log that reaches RLIMIT_FSIZE is an error that it deals with, as Python does.
+            let ignored: Vec<i32> =
+                RELAYED.map(|signal| signal as i32).into_iter().chain([libc::SIGXFSZ]).collect();
+            reset_signals(&ignored);
             oom.restore();
             let Err(errno) = fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
                 .and_then(|_| execv(&program, &args).map(|never| match never {}));

@@ -34,6 +34,8 @@ pub(super) struct Pump {
     held: Option<Instant>,
     /// When the next pass is due.
     pub(super) due: Option<Instant>,
+    /// Its program has ended, and what it left waits for a pipe or a terminal.
+    pub(super) lingers: bool,
 }
 
 /// When a pump wants its next pass.
@@ -62,7 +64,17 @@ enum Stop {
 impl Pump {
     pub(super) fn new(source: Source, output: Output, pipe: OwnedFd, tools: &mut Tools) -> Pump {
         let capacity = tools.opened(pipe.as_fd());
-        Pump { source, output, pipe, capacity, last: None, pause: PACE, held: None, due: None }
+        Pump {
+            source,
+            output,
+            pipe,
+            capacity,
+            last: None,
+            pause: PACE,
+            held: None,
+            due: None,
+            lingers: false,
+        }
     }
 
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
@@ -79,7 +91,7 @@ impl Pump {
         if let Some(since) = since.filter(|since| paced && *since < PACE) {
             return Next::At(now + (PACE - since));
         }
-        let (moved, stop) = self.run(false, now, common);
+        let (moved, stop) = self.run(self.lingers, now, common);
         if moved > 0 {
             self.last = Some(now);
         }
@@ -116,7 +128,10 @@ impl Pump {
             let (moved, stop) = self.run(true, now, common);
             taken += moved;
             match stop {
-                Stop::Blocked => return false,
+                Stop::Blocked => {
+                    self.lingers = true;
+                    return false;
+                }
                 Stop::Slice if taken < LAST.max(self.capacity) => {}
                 Stop::Slice | Stop::Emptied | Stop::Held | Stop::Trouble { .. } | Stop::Ended => {
                     self.output.finish(&self.source, common);

@@ -121,10 +121,13 @@ impl Thread {
             self.timers.remove(&(due, id));
         }
         let next = pump.pass(Instant::now(), &mut self.common);
-        let lingers = !self.programs.contains_key(&pump.source.instance);
+        let is_last = pump.lingers && matches!(next, Next::Readable | Next::Never);
+        if is_last {
+            pump.output.finish(&pump.source, &mut self.common);
+        }
         let file = pump.output.file.clone();
         match next {
-            Next::Readable | Next::Never if lingers => {
+            Next::Readable | Next::Never if is_last => {
                 self.lingering -= 1;
                 self.close(id);
             }
