@@ -1,6 +1,7 @@
 //! A controller and hosts: what one command does to all of them.
 //!
 //! - [`access`]: who is refused.
+//! - [`ansible`]: the collection with its modules and role.
 //! - [`away`]: hosts that are not there, and come back.
 //! - [`bundles`]: configuration that the fleet gives its hosts.
 //! - [`half_open`]: links that are dead while nobody has said so.
@@ -11,6 +12,7 @@
 //! - [`tokens`]: how a host joins.
 
 mod access;
+mod ansible;
 mod away;
 mod bundles;
 mod half_open;
