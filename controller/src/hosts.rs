@@ -116,6 +116,11 @@ pub(crate) async fn label(
     let entry = by.does("host.label", name).host(name).detail(told.join(" "));
     let revision = controller.audit.commit(entry, transaction).await.map_err(changed)?;
     controller.registry.enrolled(name, record, revision);
+    // Its labels decide which bundles it gets.
+    if let Some(host) = controller.registry.known(name) {
+        host.told.touch();
+        host.news.notify_one();
+    }
     tracing::info!("{by} has labelled host {name}: {}", told.join(" "));
     described(controller, name)
 }

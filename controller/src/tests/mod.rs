@@ -171,10 +171,16 @@ impl Agent {
         self.outgoing.send(FromHost { message: Some(message) }).await.unwrap();
     }
 
-    /// The next message; panics where the link ends instead.
+    /// The next message about processes; panics where the link ends instead. What it should have of the fleet's
+    /// configuration is not these tests' business.
     async fn hear(&mut self) -> to_host::Message {
-        let message = timeout(PATIENCE, self.incoming.message()).await.expect("no message").unwrap();
-        message.expect("the link has ended").message.unwrap()
+        loop {
+            let message = timeout(PATIENCE, self.incoming.message()).await.expect("no message").unwrap();
+            match message.expect("the link has ended").message.unwrap() {
+                to_host::Message::Assignment(_) => {}
+                message => return message,
+            }
+        }
     }
 
     async fn hear_desired(&mut self) -> DesiredState {
