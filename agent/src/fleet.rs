@@ -14,6 +14,7 @@ use crate::bundles;
 use crate::clock;
 use crate::inbox::{Handle, Message};
 use crate::logs::Logs;
+use crate::update;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -62,6 +63,14 @@ impl Daemon for Member {
 
     async fn own(&self) -> Result<Own, Gone> {
         Ok(bundles::own(&self.handle).await)
+    }
+
+    async fn update_groups(
+        &self,
+        groups: Vec<String>,
+        told: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
+    ) -> Result<Result<(), String>, Gone> {
+        update::update(&self.handle, &groups, &told).await
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {

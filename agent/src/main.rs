@@ -21,6 +21,7 @@ mod run;
 mod settings;
 mod startup;
 mod stdin;
+mod update;
 
 use std::ffi::OsString;
 use std::io::Write;

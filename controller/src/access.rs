@@ -71,6 +71,12 @@ const TABLE: &[(&str, Allowed)] = &[
     ("/fleetvisor.v1.Fleet/RenewOperator", Allowed::Operators(Role::Viewer)),
     ("/fleetvisor.v1.Fleet/RevokeOperator", Allowed::FleetWide(Role::Admin)),
     ("/fleetvisor.v1.Fleet/ListOperators", Allowed::FleetWide(Role::Admin)),
+    ("/fleetvisor.v1.Fleet/Plan", Allowed::Operators(Role::Viewer)),
+    ("/fleetvisor.v1.Fleet/ListOperations", Allowed::FleetWide(Role::Viewer)),
+    ("/fleetvisor.v1.Fleet/ShowOperation", Allowed::FleetWide(Role::Viewer)),
+    ("/fleetvisor.v1.Fleet/WatchOperation", Allowed::FleetWide(Role::Viewer)),
+    ("/fleetvisor.v1.Fleet/CancelOperation", Allowed::FleetWide(Role::Operator)),
+    ("/fleetvisor.v1.Fleet/ResumeOperation", Allowed::FleetWide(Role::Operator)),
 ];
 
 /// Whoever calls, as the records have it.
@@ -383,6 +389,12 @@ mod tests {
             Some(operator(Role::Operator, "role=web")),
         ];
         let expected = [
+            ("/fleetvisor.v1.Fleet/Plan", [Who, No, No, Yes, Yes, Yes, Yes]),
+            ("/fleetvisor.v1.Fleet/ListOperations", [Who, No, No, Yes, Yes, Yes, No]),
+            ("/fleetvisor.v1.Fleet/ShowOperation", [Who, No, No, Yes, Yes, Yes, No]),
+            ("/fleetvisor.v1.Fleet/WatchOperation", [Who, No, No, Yes, Yes, Yes, No]),
+            ("/fleetvisor.v1.Fleet/CancelOperation", [Who, No, No, No, Yes, Yes, No]),
+            ("/fleetvisor.v1.Fleet/ResumeOperation", [Who, No, No, No, Yes, Yes, No]),
             ("/fleetvisor.v1.Enrolment/Enrol", [Yes, Yes, Yes, Yes, Yes, Yes, Yes]),
             ("/fleetvisor.v1.Hosts/Renew", [Who, No, Yes, No, No, No, No]),
             ("/fleetvisor.v1.Hosts/Link", [Who, No, Yes, No, No, No, No]),

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::audit::Audit;
 use crate::bundles::Bundles;
 use crate::enrolment::Attempts;
+use crate::operations::Operations;
 use crate::operators::Operators;
 use crate::pki::Authority;
 use crate::refusals::Refusals;
 use crate::registry::Registry;
 use crate::sessions::Sessions;
 use crate::store::Store;
-
-/// Operations under way at once.
-const RUNS_MAX: usize = 64;
 
 pub(crate) struct Controller {
     pub(crate) store: Arc<dyn Store>,
@@ -29,7 +27,7 @@ pub(crate) struct Controller {
     pub(crate) refusals: Refusals,
     /// Failed attempts to enrol.
     pub(crate) attempts: Attempts,
-    pub(crate) runs: Arc<Semaphore>,
+    pub(crate) operations: Operations,
     /// Once the controller stops: over how many seconds hosts may spread their return.
     pub(crate) stopping: watch::Receiver<Option<u32>>,
 }
@@ -39,8 +37,10 @@ impl Controller {
         store: Arc<dyn Store>,
         registry: Arc<Registry>,
         authority: Authority,
+        holder: String,
         stopping: watch::Receiver<Option<u32>>,
     ) -> Controller {
+        let operations = Operations::new(holder);
         Controller {
             audit: Audit::new(store.clone()),
             store,
@@ -51,7 +51,7 @@ impl Controller {
             sessions: Arc::default(),
             refusals: Refusals::default(),
             attempts: Attempts::default(),
-            runs: Arc::new(Semaphore::new(RUNS_MAX)),
+            operations,
             stopping,
         }
     }

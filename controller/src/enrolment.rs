@@ -245,7 +245,8 @@ mod tests {
     fn controller() -> Controller {
         let store = Arc::new(MemoryStore::default());
         let registry = Arc::new(Registry::new(Wall(0)));
-        Controller::new(store, registry, Authority::create().unwrap(), watch::channel(None).1)
+        let authority = Authority::create().unwrap();
+        Controller::new(store, registry, authority, String::new(), watch::channel(None).1)
     }
 
     fn admin() -> Operator {

@@ -189,7 +189,10 @@ impl Link<'_> {
                 let id = progress.id.clone();
                 self.host.answer(&id, Answer::Progress(Box::new(progress)));
             }
-            from_host::Message::CommandDone(done) => self.host.answer(&done.id, Answer::Done),
+            from_host::Message::CommandDone(done) => {
+                let id = done.id.clone();
+                self.host.answer(&id, Answer::Done(done));
+            }
             from_host::Message::Observed(observed) => self.host.set_observed(observed.revision),
             from_host::Message::ConfigState(state) => self.host.told.reported(state),
             from_host::Message::LocalConfig(local) => self.host.told.local(local),
@@ -307,6 +310,7 @@ fn arrival(
         version: report::short(hello.version, "version")?,
         labels: report::labels(hello.labels)?,
         observed_revision: hello.observed_revision,
+        enforces: hello.enforces,
         address,
         processes: report::processes(report.processes)?,
         outgoing,

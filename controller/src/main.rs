@@ -3,7 +3,7 @@
 //!
 //! A call's way: [`connection`] (TLS) -> [`access`] (may it?) -> [`services`] and [`enrolment`] (what is meant)
 //! -> [`operations`], [`link`], [`registry`] (doing it) -> [`audit`] and [`store`] (what lasts). What a host is told follows
-//! from [`reconcile`], which is pure.
+//! from [`reconcile`], which host of an operation is next from [`rollout`]; both are pure.
 
 mod access;
 mod audit;
@@ -32,6 +32,7 @@ mod refusals;
 mod registry;
 mod report;
 mod restore;
+mod rollout;
 mod run;
 mod select;
 mod server;

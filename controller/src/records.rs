@@ -8,6 +8,9 @@
 //! | `inventory/<host>` | [`InventoryRecord`] | when its labels, version or set of processes change; when it goes or returns |
 //! | `token/<id>` | [`TokenRecord`] | when the token is made; deleted when it is spent |
 //! | `desired/<host>/<group>:<process>` | [`DesiredRecord`] | by every start and stop |
+//! | `operation/<id>` | [`OperationRecord`] | when it is made, stops, is cancelled or resumed, ends |
+//! | `operation-plan/<id>/<n>` | a list of [`PlannedHost`] | when it is made |
+//! | `operation-host/<id>/<host>` | [`MemberRecord`] | before the host is told, and when it has answered |
 //! | `audit/<number>` | [`crate::audit::Entry`], behind its hash | with every change that somebody made; never again |
 
 use std::collections::BTreeMap;
@@ -21,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
+use crate::operations::record::{MEMBERS, MemberRecord, OPERATIONS, OperationRecord, PLANS, PlannedHost};
 use crate::store::Record;
 
 pub(crate) const HOSTS: &str = "host/";
@@ -156,7 +160,7 @@ pub(crate) struct RecordError {
     source: serde_json::Error,
 }
 
-pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).expect("records are plain data")
 }
 
@@ -172,6 +176,9 @@ pub(crate) fn check(key: &str, record: &Record) -> Result<(), RecordError> {
         INVENTORY => decode::<InventoryRecord>(key, record).map(drop),
         TOKENS => decode::<TokenRecord>(key, record).map(drop),
         DESIRED => decode::<DesiredRecord>(key, record).map(drop),
+        OPERATIONS => decode::<OperationRecord>(key, record).map(drop),
+        PLANS => decode::<Vec<PlannedHost>>(key, record).map(drop),
+        MEMBERS => decode::<MemberRecord>(key, record).map(drop),
         _ => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ use crate::enrolment;
 use crate::health;
 use crate::layout::Layout;
 use crate::logging;
+use crate::operations;
 use crate::pki::Authority;
 use crate::registry::Registry;
 use crate::server;
@@ -97,7 +98,9 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(clock::now()));
     registry.load(&*store).await?;
     let (stop, stopping) = watch::channel(None);
-    let controller = Arc::new(Controller::new(store.clone(), registry.clone(), authority, stopping.clone()));
+    let holder = format!("{} (pid {})", listener.local_addr()?, std::process::id());
+    let controller = Controller::new(store.clone(), registry.clone(), authority, holder, stopping.clone());
+    let controller = Arc::new(controller);
     controller.bundles.load(&*store).await?;
     controller.operators.load(&*store).await?;
     tracing::info!("{} hosts are enrolled", registry.all().len());
@@ -111,8 +114,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         async move { operators.follow(store).await }
     });
     tokio::spawn(end_expired(registry.clone(), args.host_certificate_life / 24));
-    let holder = format!("{} (pid {})", listener.local_addr()?, std::process::id());
-    tokio::spawn(sweep(store.clone(), holder));
+    let unfinished = operations::take_up(&controller).await?;
+    if unfinished > 0 {
+        tracing::info!("{unfinished} operations go on");
+    }
+    tokio::spawn(sweep(controller.clone()));
     tracing::info!("HTTP on {}", http.local_addr()?);
     tokio::spawn(health::serve(store, http));
     tracing::info!("hosts and operators on {}", listener.local_addr()?);
@@ -196,22 +202,29 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Of all controllers that share the store, one sweeps at a time.
-async fn sweep(store: Arc<dyn Store>, holder: String) {
+async fn sweep(controller: Arc<Controller>) {
+    let (store, holder) = (&*controller.store, &controller.operations.holder);
     let mut hourly = interval(SWEEP);
     loop {
         hourly.tick().await;
-        let swept = match store.claim(SWEEPER, &holder, SWEEP).await {
+        match store.claim(SWEEPER, holder, SWEEP).await {
+            Ok(Claim::Held) => {}
             Ok(Claim::HeldBy(other)) => {
                 tracing::debug!("{other} sweeps the store");
                 continue;
             }
-            Ok(Claim::Held) => enrolment::sweep_tokens(&*store).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = swept {
+            Err(error) => {
+                tracing::error!("cannot claim to sweep the store: {error}");
+                continue;
+            }
+        }
+        if let Err(error) = enrolment::sweep_tokens(store).await {
             tracing::error!("cannot delete expired join tokens: {error}");
         }
-        if let Err(error) = store.release(SWEEPER, &holder).await {
+        if let Err(error) = operations::prune(&controller).await {
+            tracing::error!("cannot delete the records of old operations: {error}");
+        }
+        if let Err(error) = store.release(SWEEPER, holder).await {
             tracing::debug!("cannot give the claim to sweep back: {error}");
         }
     }

@@ -102,7 +102,7 @@ impl Target {
             && self.process.as_ref().is_none_or(|pattern| pattern.matches(&name.process))
     }
 
-    fn host_matches(&self, host: &str) -> bool {
+    pub(crate) fn host_matches(&self, host: &str) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
     }
 }

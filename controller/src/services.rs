@@ -12,9 +12,10 @@ use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
     self, AddOperatorRequest, AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate,
     CreateTokenRequest, CreateTokenResponse, ForgetHostRequest, ForgetHostResponse, FromHost, HostRequest,
-    HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse, ListOperatorsRequest,
-    ListOperatorsResponse, RenewOperatorRequest, RenewRequest, RevokeOperatorRequest, RevokeOperatorResponse,
-    RunEvent, RunRequest, StatusRequest, ToHost,
+    HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse, ListOperationsRequest,
+    ListOperationsResponse, ListOperatorsRequest, ListOperatorsResponse, OperationPart, OperationRequest,
+    RenewOperatorRequest, RenewRequest, RevokeOperatorRequest, RevokeOperatorResponse, RunEvent, RunPlan,
+    RunRequest, StatusRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -25,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::access;
 use crate::audit;
 use crate::controller::Controller;
+use crate::desired;
 use crate::enrolment::{self, TTL_DEFAULT, TTL_MAX};
 use crate::hosts;
 use crate::link;
@@ -108,7 +110,17 @@ impl Fleet for FleetService {
         let request = call.into_inner();
         let selection = Selection::parse(Some(operator.narrow(request.scope)), request.targets)?;
         let hosts: Vec<Arc<Host>> = included(&self.0, &selection).collect();
-        let statuses = hosts.into_iter().filter_map(move |host| status(&host, &selection)).map(Ok);
+        let mut statuses = Vec::with_capacity(hosts.len());
+        for host in hosts {
+            if let Some(mut status) = status(&host, &selection) {
+                if let Some(observed) = host.observed() {
+                    let (store, processes) = (&*self.0.store, &mut status.processes);
+                    let marked = desired::mark_drift(store, &host.name, observed.carried_out, processes);
+                    marked.await.map_err(Failure::from)?;
+                }
+                statuses.push(Ok(status));
+            }
+        }
         Ok(Response::new(tokio_stream::iter(statuses).boxed()))
     }
 
@@ -118,8 +130,59 @@ impl Fleet for FleetService {
         let by = access::calling_operator(&call)?;
         let mut request = call.into_inner();
         request.scope = Some(by.narrow(request.scope));
-        let events = operations::run::start(self.0.clone(), request, by.to_string())?;
+        let events = operations::start(&self.0, request, by.to_string(), by.address).await?;
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+
+    async fn plan(&self, call: Request<RunRequest>) -> Result<Response<RunPlan>, Status> {
+        let by = access::calling_operator(&call)?;
+        let mut request = call.into_inner();
+        request.scope = Some(by.narrow(request.scope));
+        Ok(Response::new(operations::plan(&self.0, request)?))
+    }
+
+    async fn list_operations(
+        &self,
+        call: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        let operations = operations::list(&self.0, call.into_inner().limit).await?;
+        Ok(Response::new(ListOperationsResponse { operations }))
+    }
+
+    type ShowOperationStream = Messages<OperationPart>;
+
+    async fn show_operation(
+        &self,
+        call: Request<OperationRequest>,
+    ) -> Result<Response<Messages<OperationPart>>, Status> {
+        let parts = operations::show(&self.0, &call.into_inner().id).await?;
+        Ok(Response::new(tokio_stream::iter(parts).map(Ok).boxed()))
+    }
+
+    type WatchOperationStream = Messages<RunEvent>;
+
+    async fn watch_operation(
+        &self,
+        call: Request<OperationRequest>,
+    ) -> Result<Response<Messages<RunEvent>>, Status> {
+        let events = operations::watch(&self.0, &call.into_inner().id).await?;
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+
+    async fn cancel_operation(
+        &self,
+        call: Request<OperationRequest>,
+    ) -> Result<Response<fleet::Operation>, Status> {
+        let by = access::calling_operator(&call)?;
+        Ok(Response::new(operations::cancel(&self.0, &call.into_inner().id, by.to_string()).await?))
+    }
+
+    async fn resume_operation(
+        &self,
+        call: Request<OperationRequest>,
+    ) -> Result<Response<fleet::Operation>, Status> {
+        let by = access::calling_operator(&call)?;
+        Ok(Response::new(operations::resume(&self.0, &call.into_inner().id, by.to_string()).await?))
     }
 
     type AuditStream = Messages<AuditRecord>;

@@ -3,7 +3,7 @@
 use tonic::Status;
 
 use crate::desired::DesiredError;
-use crate::operations::run::RunError;
+use crate::operations::RunError;
 use crate::pki::PkiError;
 use crate::records::RecordError;
 use crate::select::SelectionError;
@@ -37,10 +37,19 @@ impl From<Failure> for Status {
 impl From<RunError> for Status {
     fn from(error: RunError) -> Status {
         match error {
-            RunError::NoVerb | RunError::Timeout(_) | RunError::Selection(_) => {
-                Status::invalid_argument(error.to_string())
-            }
+            RunError::NoVerb
+            | RunError::Signal(_)
+            | RunError::UpdateTarget(_)
+            | RunError::Share(_)
+            | RunError::Timeout(_)
+            | RunError::Expire(_)
+            | RunError::Pause(_)
+            | RunError::Selection(_) => Status::invalid_argument(error.to_string()),
             RunError::TooMany => Status::resource_exhausted(error.to_string()),
+            RunError::NoSuch(_) | RunError::Ambiguous(_) => Status::not_found(error.to_string()),
+            RunError::State { .. } | RunError::Elsewhere(_) => Status::failed_precondition(error.to_string()),
+            RunError::Store(error) => Failure::Store(error).into(),
+            RunError::Record(error) => Failure::Record(error).into(),
             RunError::Random(error) => Failure::Random(error).into(),
         }
     }

@@ -65,6 +65,7 @@ pub fn reported(status: &ProcessStatus, local: impl Fn(Wall) -> String) -> fleet
         stop: status.stop.0,
         exitstatus: status.exitstatus,
         spawnerr: status.spawnerr.clone(),
+        drift: None,
     }
 }
 
@@ -127,6 +128,8 @@ impl fleet::Verb {
             fleet::Verb::Start => "start",
             fleet::Verb::Stop => "stop",
             fleet::Verb::Restart => "restart",
+            fleet::Verb::Signal => "signal",
+            fleet::Verb::Update => "update",
         }
     }
 
@@ -137,6 +140,8 @@ impl fleet::Verb {
             fleet::Verb::Start => "started",
             fleet::Verb::Stop => "stopped",
             fleet::Verb::Restart => "restarted",
+            fleet::Verb::Signal => "signalled",
+            fleet::Verb::Update => "updated",
         }
     }
 }

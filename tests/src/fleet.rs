@@ -156,6 +156,14 @@ impl Fleet {
         self.controller.as_mut().expect("new() has started it")
     }
 
+    /// The running controller, for who must kill it while others use this; it is started anew afterwards.
+    ///
+    /// # Panics
+    /// When it has not been started.
+    pub fn take_controller(&mut self) -> Daemon {
+        self.controller.take().expect("new() has started it")
+    }
+
     /// `ctl` as the administrator.
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> Ran {

@@ -181,6 +181,11 @@ impl Host {
         self.dir().path().join(name)
     }
 
+    /// The programs in `supervisord.conf`.
+    pub fn programs(&self) -> String {
+        self.config.programs.clone()
+    }
+
     /// Replaces the programs in `supervisord.conf`; nobody is told.
     pub fn reconfigure(&mut self, programs: &str) {
         self.config.programs = programs.to_owned();

@@ -1,38 +1,165 @@
-//! Carries out one command of an operator, at most once, and words what became of it in each process.
+//! Carries out the commands of an operator, each at most once, and words what became of it in each process. A
+//! command goes on whatever becomes of the link that brought it: a later link that brings it again hears what has
+//! been told so far, and the rest.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use fleetvisor_core::request::{self, Processes, Refusal};
 use fleetvisor_model::config::LogLevel;
 use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::signal::Signal;
 use fleetvisor_proto::convert::{process_name, reported};
 use fleetvisor_proto::fleet::{Command, CommandDone, FromHost, Outcome, Progress, Verb, from_host};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::daemon::Daemon;
+use crate::journal::{Journal, JournalError, Known, Told};
 use crate::membership::{LinkError, Membership};
 
-/// How many ids are remembered: far more than can be under way.
-const REMEMBERED: usize = 4096;
+const INTERRUPTED: &str = "the daemon ended while it carried this out";
 
-/// Ids of commands, the latest last.
+/// Commands of this host: those under way, and what is known of others.
+#[derive(Debug)]
+pub(crate) struct Commands(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    journal: Arc<std::sync::Mutex<Journal>>,
+    running: HashMap<String, Running>,
+}
+
+/// A command under way: what was told of it, and to whom.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(Mutex<VecDeque<String>>);
+struct Running {
+    told: Vec<Progress>,
+    links: Vec<mpsc::Sender<FromHost>>,
+}
 
-impl Seen {
-    /// True the first time.
-    fn first_time(&self, id: &str) -> bool {
-        let mut ids = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if ids.iter().any(|seen| seen == id) {
-            return false;
-        }
-        if ids.len() == REMEMBERED {
-            ids.pop_front();
-        }
-        ids.push_back(id.to_owned());
-        true
+/// What is to be done about a command that came in.
+#[derive(Debug)]
+enum Verdict {
+    Begin,
+    /// It was told before; this is all there is, for now or for good.
+    Repeat {
+        told: Vec<Progress>,
+        done: Option<CommandDone>,
+    },
+}
+
+impl Commands {
+    pub(crate) fn new(journal: Journal) -> Commands {
+        let journal = Arc::new(std::sync::Mutex::new(journal));
+        Commands(Mutex::new(Inner { journal, running: HashMap::new() }))
     }
+
+    pub(crate) async fn are_under_way(&self) -> bool {
+        !self.0.lock().await.running.is_empty()
+    }
+
+    /// Decides, and writes down what is begun before it is acted on.
+    async fn judge(
+        &self,
+        id: &str,
+        recall: bool,
+        link: &mpsc::Sender<FromHost>,
+    ) -> Result<Verdict, JournalError> {
+        let mut inner = self.0.lock().await;
+        if let Some(running) = inner.running.get_mut(id) {
+            running.links.push(link.clone());
+            return Ok(Verdict::Repeat { told: running.told.clone(), done: None });
+        }
+        let known = lock(&inner.journal).known(id).cloned();
+        let done = CommandDone { id: id.to_owned(), ..CommandDone::default() };
+        let verdict = match known {
+            Some(Known::Begun) => {
+                let done = CommandDone { error: INTERRUPTED.to_owned(), ..done };
+                Verdict::Repeat { told: Vec::new(), done: Some(done) }
+            }
+            Some(Known::Done { results, error }) => {
+                let told = results.into_iter().map(|told| progress(id, told)).collect();
+                Verdict::Repeat { told, done: Some(CommandDone { error, ..done }) }
+            }
+            Some(Known::Recalled) => {
+                Verdict::Repeat { told: Vec::new(), done: Some(CommandDone { never_begun: true, ..done }) }
+            }
+            None if recall => {
+                inner.write(id, Known::Recalled).await?;
+                Verdict::Repeat { told: Vec::new(), done: Some(CommandDone { never_begun: true, ..done }) }
+            }
+            None => {
+                inner.write(id, Known::Begun).await?;
+                let running = Running { told: Vec::new(), links: vec![link.clone()] };
+                inner.running.insert(id.to_owned(), running);
+                Verdict::Begin
+            }
+        };
+        Ok(verdict)
+    }
+
+    async fn tell(&self, progress: Progress) {
+        let links = match self.0.lock().await.running.get_mut(&progress.id) {
+            Some(running) => {
+                running.told.push(progress.clone());
+                running.links.clone()
+            }
+            None => return,
+        };
+        for link in links {
+            say(&link, from_host::Message::Progress(progress.clone())).await;
+        }
+    }
+
+    /// Writes down how it came out, and says that it is done.
+    async fn finish(&self, id: &str, error: String) -> Result<(), JournalError> {
+        let mut inner = self.0.lock().await;
+        let Some(running) = inner.running.remove(id) else { return Ok(()) };
+        let results = running.told.iter().filter_map(told).collect();
+        let written = inner.write(id, Known::Done { results, error: error.clone() }).await;
+        drop(inner);
+        for link in running.links {
+            let done = CommandDone { id: id.to_owned(), never_begun: false, error: error.clone() };
+            say(&link, from_host::Message::CommandDone(done)).await;
+        }
+        written
+    }
+}
+
+/// Tells what became of parts of one command.
+struct Teller<'a> {
+    commands: &'a Commands,
+    id: &'a str,
+}
+
+impl Teller<'_> {
+    async fn tell(&self, name: ProcessName, outcome: Outcome, text: String) {
+        self.commands.tell(progress(self.id, Told { name, outcome: outcome.into(), text })).await;
+    }
+}
+
+impl Inner {
+    /// The disk may be slow, and the thread is everybody's.
+    async fn write(&self, id: &str, is: Known) -> Result<(), JournalError> {
+        let (journal, id) = (self.journal.clone(), id.to_owned());
+        match tokio::task::spawn_blocking(move || lock(&journal).write(&id, is)).await {
+            Ok(written) => written,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+fn lock(journal: &std::sync::Mutex<Journal>) -> std::sync::MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn told(progress: &Progress) -> Option<Told> {
+    let name = process_name(progress.name.clone()).ok()?;
+    Some(Told { name, outcome: progress.outcome, text: progress.text.clone() })
+}
+
+fn progress(id: &str, told: Told) -> Progress {
+    let Told { name, outcome, text } = told;
+    Progress { id: id.to_owned(), name: Some((&name).into()), outcome, text, status: None }
 }
 
 /// Answers go to `link` as they come about; the end is always said.
@@ -41,33 +168,104 @@ pub(crate) async fn carry_out<D: Daemon>(
     command: Command,
     link: &mpsc::Sender<FromHost>,
 ) -> Result<(), LinkError> {
-    if !membership.seen.first_time(&command.id) {
-        return Ok(());
-    }
-    let verb = command.verb();
-    let line = format!("fleet: {} asks to {} {}", command.by, verb.word(), shown(&command));
-    membership.daemon.log(LogLevel::Info, line);
-    if let Some(desired) = command.desired {
-        membership.remember(desired, link).await?;
-    }
-    let names: Vec<ProcessName> =
-        command.processes.iter().filter_map(|name| process_name(Some(name.clone())).ok()).collect();
-    if let Some(verb) = core_verb(verb) {
-        let mut outcomes = membership.daemon.verb(verb, Processes::Named(names))?;
-        while let Some((name, outcome)) = outcomes.recv().await {
-            let (outcome, text) = worded(verb, outcome);
-            let status = membership.daemon.status(name.clone()).await?;
-            let progress = Progress {
-                id: command.id.clone(),
-                name: Some((&name).into()),
-                outcome: outcome.into(),
-                text,
-                status: status.map(|status| reported(&status, |time| membership.daemon.local(time))),
+    match membership.commands.judge(&command.id, command.recall, link).await {
+        Ok(Verdict::Begin) => {}
+        Ok(Verdict::Repeat { told, done }) => {
+            for progress in told {
+                say(link, from_host::Message::Progress(progress)).await;
+            }
+            if let Some(done) = done {
+                say(link, from_host::Message::CommandDone(done)).await;
+            }
+            return Ok(());
+        }
+        // What cannot be written down could be done twice, so it is not done.
+        Err(error) => {
+            let done = CommandDone {
+                id: command.id,
+                never_begun: false,
+                error: format!("nothing was done: {error}"),
             };
-            say(link, from_host::Message::Progress(progress)).await;
+            say(link, from_host::Message::CommandDone(done)).await;
+            return Err(error.into());
         }
     }
-    say(link, from_host::Message::CommandDone(CommandDone { id: command.id })).await;
+    let line = format!("fleet: {} asks to {}", command.by, shown(&command));
+    membership.daemon.log(LogLevel::Info, line);
+    let error = match perform(membership, &command, link).await {
+        Ok(()) => String::new(),
+        Err(Failed::Refused(reason)) => reason,
+        Err(Failed::Link(error)) => {
+            membership.commands.finish(&command.id, error.to_string()).await?;
+            return Err(error);
+        }
+    };
+    Ok(membership.commands.finish(&command.id, error).await?)
+}
+
+/// Why a command as a whole came to nothing.
+enum Failed {
+    Refused(String),
+    Link(LinkError),
+}
+
+impl<E: Into<LinkError>> From<E> for Failed {
+    fn from(error: E) -> Failed {
+        Failed::Link(error.into())
+    }
+}
+
+async fn perform<D: Daemon>(
+    membership: &Membership<D>,
+    command: &Command,
+    link: &mpsc::Sender<FromHost>,
+) -> Result<(), Failed> {
+    if let Some(desired) = &command.desired {
+        membership.remember(desired.clone(), link).await?;
+    }
+    let teller = Teller { commands: &membership.commands, id: &command.id };
+    let verb = match command.verb() {
+        Verb::Unspecified => return Err(Failed::Refused("this version does not know the verb".to_owned())),
+        Verb::Start => request::Verb::Start { wait: true },
+        Verb::Stop => request::Verb::Stop { wait: true },
+        Verb::Restart => request::Verb::Restart,
+        Verb::Signal => {
+            let refused = || Failed::Refused(format!("{} is no signal here", command.signal));
+            request::Verb::Signal(Signal::from_name(&command.signal).ok_or_else(refused)?)
+        }
+        Verb::Update => {
+            let (tell, mut told) = mpsc::unbounded_channel();
+            let updating = membership.daemon.update_groups(command.groups.clone(), tell);
+            let (updated, ()) = tokio::join!(updating, async {
+                while let Some((name, outcome)) = told.recv().await {
+                    match outcome {
+                        Ok(text) => teller.tell(name, Outcome::Done, text).await,
+                        Err(text) => teller.tell(name, Outcome::Failed, text).await,
+                    }
+                }
+            });
+            return updated?.map_err(Failed::Refused);
+        }
+    };
+    let wished = command.desired.as_ref().map_or(0, |desired| desired.revision);
+    let mut names = Vec::new();
+    for name in command.processes.iter().filter_map(|name| process_name(Some(name.clone())).ok()) {
+        // What was wished later is so already, or about to be.
+        if wished > 0 && membership.wishes.lock().await.is_wished_later(&name, wished) {
+            let text = "left alone: something else was asked for later".to_owned();
+            teller.tell(name, Outcome::Unchanged, text).await;
+        } else {
+            names.push(name);
+        }
+    }
+    let mut outcomes = membership.daemon.verb(verb, Processes::Named(names))?;
+    while let Some((name, outcome)) = outcomes.recv().await {
+        let (outcome, text) = worded(verb, outcome);
+        let status = membership.daemon.status(name.clone()).await?;
+        let told = Told { name, outcome: outcome.into(), text };
+        let status = status.map(|status| reported(&status, |time| membership.daemon.local(time)));
+        membership.commands.tell(Progress { status, ..progress(&command.id, told) }).await;
+    }
     Ok(())
 }
 
@@ -76,23 +274,14 @@ pub(crate) async fn say(link: &mpsc::Sender<FromHost>, message: from_host::Messa
     let _ = link.send(FromHost { message: Some(message) }).await;
 }
 
-fn core_verb(verb: Verb) -> Option<request::Verb> {
-    match verb {
-        Verb::Unspecified => None,
-        Verb::Start => Some(request::Verb::Start { wait: true }),
-        Verb::Stop => Some(request::Verb::Stop { wait: true }),
-        Verb::Restart => Some(request::Verb::Restart),
-    }
-}
-
+/// `restart web:web_00 web:web_01`.
 fn shown(command: &Command) -> String {
-    let names: Vec<String> = command
-        .processes
-        .iter()
-        .filter_map(|name| process_name(Some(name.clone())).ok())
-        .map(|name| name.to_string())
-        .collect();
-    names.join(" ")
+    let processes = command.processes.iter().filter_map(|name| process_name(Some(name.clone())).ok());
+    let mut words = vec![command.verb().word().to_owned()];
+    words.extend((!command.signal.is_empty()).then(|| command.signal.clone()));
+    words.extend(processes.map(|name| name.to_string()));
+    words.extend(command.groups.iter().cloned());
+    words.join(" ")
 }
 
 /// As supervisorctl words it.
@@ -103,37 +292,91 @@ fn worded(verb: request::Verb, outcome: request::Outcome) -> (Outcome, String) {
         request::Verb::Restart => "restarted",
         request::Verb::Signal(_) => "signalled",
     };
-    let failed = |reason: &str| (Outcome::Failed, format!("ERROR ({reason})"));
     match outcome {
         Ok(()) => (Outcome::Done, done.to_owned()),
         Err(Refusal::AlreadyStarted) => (Outcome::Unchanged, "already started".to_owned()),
         Err(Refusal::NotRunning) if matches!(verb, request::Verb::Stop { .. }) => {
             (Outcome::Unchanged, "not running".to_owned())
         }
-        Err(Refusal::NotRunning) => failed("not running"),
-        Err(Refusal::BadName) => failed("no such process"),
-        Err(Refusal::NoFile(_)) => failed("no such file"),
-        Err(Refusal::NotExecutable(_)) => failed("file is not executable"),
-        Err(Refusal::SpawnError) => failed("spawn error"),
-        Err(Refusal::AbnormalTermination) => failed("abnormal termination"),
-        Err(Refusal::AlreadyAdded) => failed("process group already active"),
-        Err(Refusal::StillRunning) => failed("process group still has running processes"),
-        Err(Refusal::ShutdownState) => failed("the daemon is shutting down"),
-        Err(Refusal::Failed(reason)) => failed(&reason),
+        Err(refusal) => (Outcome::Failed, refused(refusal)),
     }
+}
+
+/// `ERROR (no such process)`.
+pub fn refused(refusal: Refusal) -> String {
+    let reason = match &refusal {
+        Refusal::AlreadyStarted => "already started",
+        Refusal::NotRunning => "not running",
+        Refusal::BadName => "no such process",
+        Refusal::NoFile(_) => "no such file",
+        Refusal::NotExecutable(_) => "file is not executable",
+        Refusal::SpawnError => "spawn error",
+        Refusal::AbnormalTermination => "abnormal termination",
+        Refusal::AlreadyAdded => "process group already active",
+        Refusal::StillRunning => "process group still has running processes",
+        Refusal::ShutdownState => "the daemon is shutting down",
+        Refusal::Failed(reason) => reason,
+    };
+    format!("ERROR ({reason})")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_command_is_carried_out_once() {
-        let seen = Seen::default();
-        assert!(seen.first_time("a"));
-        assert!(!seen.first_time("a"));
-        for number in 0..REMEMBERED {
-            assert!(seen.first_time(&number.to_string()));
+    fn commands(folder: &std::path::Path) -> Commands {
+        Commands::new(Journal::open(folder).unwrap())
+    }
+
+    async fn judge(commands: &Commands, id: &str, recall: bool) -> Verdict {
+        commands.judge(id, recall, &mpsc::channel(9).0).await.unwrap()
+    }
+
+    fn told_of(id: &str) -> Progress {
+        let name = ProcessName::new("web", "web");
+        progress(id, Told { name, outcome: Outcome::Done.into(), text: "restarted".to_owned() })
+    }
+
+    #[tokio::test]
+    async fn a_command_begins_once_and_a_repeat_hears_what_became_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let commands = commands(folder.path());
+        assert!(matches!(judge(&commands, "a", false).await, Verdict::Begin));
+        commands.tell(told_of("a")).await;
+        let (link, mut heard) = mpsc::channel(9);
+        match commands.judge("a", false, &link).await.unwrap() {
+            Verdict::Repeat { told, done: None } => assert_eq!(told, [told_of("a")]),
+            other => panic!("{other:?}"),
+        }
+        commands.finish("a", String::new()).await.unwrap();
+        let last = heard.recv().await.unwrap().message;
+        assert!(matches!(last, Some(from_host::Message::CommandDone(_))), "{last:?}");
+        match judge(&commands, "a", false).await {
+            Verdict::Repeat { told, done: Some(done) } => {
+                assert_eq!((told, done.error.as_str()), (vec![told_of("a")], ""));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_a_crash_interrupted_is_not_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(judge(&commands(folder.path()), "a", false).await, Verdict::Begin));
+        match judge(&commands(folder.path()), "a", false).await {
+            Verdict::Repeat { done: Some(done), .. } => assert_eq!(done.error, INTERRUPTED),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_was_recalled_never_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        for recall in [true, false] {
+            match judge(&commands(folder.path()), "a", recall).await {
+                Verdict::Repeat { done: Some(done), .. } => assert!(done.never_begun),
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

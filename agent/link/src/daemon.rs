@@ -81,6 +81,15 @@ pub trait Daemon: Clone + Debug + Send + Sync + 'static {
     /// The programs of this host's own configuration; the error says why they can't be read.
     fn own(&self) -> impl Future<Output = Result<Own, Gone>> + Send;
 
+    /// Reads the configuration again and carries out what has changed in these groups, in all if none is given;
+    /// done when what is new runs or has failed. What became of each group (`group:*`) and of each process that
+    /// failed goes to `told` in supervisorctl's words. The inner error is why nothing was done.
+    fn update_groups(
+        &self,
+        groups: Vec<String>,
+        told: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
+    ) -> impl Future<Output = Result<Result<(), String>, Gone>> + Send;
+
     /// Whether these processes are started when their groups come to life.
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone>;
 }

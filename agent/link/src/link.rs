@@ -54,6 +54,7 @@ pub(crate) async fn serve<D: Daemon>(
         observed_revision: membership.wishes.lock().await.observed(),
         report: Some(membership.report(1).await?),
         config_state: Some(membership.given.state().await),
+        enforces: membership.section.enforce,
     };
     say(&up, from_host::Message::Hello(hello)).await;
     let welcome_by = Instant::now() + WELCOME;

@@ -14,11 +14,15 @@ use tonic::Code;
 
 use crate::backoff::Itinerary;
 use crate::bundles::KeptError;
-use crate::command::Seen;
+use crate::command::Commands;
 use crate::config::Given;
 use crate::daemon::{Daemon, Gone};
+use crate::journal::{Journal, JournalError};
 use crate::wishes::{Wishes, WishesError};
-use crate::{enrol, link, renew};
+use crate::{enforce, enrol, link, renew};
+
+/// How soon a state_dir that cannot be read is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What the tasks of one host share.
 #[derive(Debug)]
@@ -29,8 +33,7 @@ pub(crate) struct Membership<D> {
     pub(crate) daemon: D,
     pub(crate) given: Given,
     pub(crate) wishes: Arc<tokio::sync::Mutex<Wishes>>,
-    /// Commands that were carried out, or are being.
-    pub(crate) seen: Seen,
+    pub(crate) commands: Commands,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ pub(crate) enum LinkError {
     #[error(transparent)]
     Bundles(#[from] KeptError),
     #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
     Gone(#[from] Gone),
 }
 
@@ -83,14 +88,19 @@ impl LinkError {
 /// Keeps the link up for as long as the daemon runs. Needs a runtime with I/O and time.
 pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
     let mut itinerary = Itinerary::new(&section.controller);
+    let commands = Commands::new(open_journal(&section, &daemon).await);
     let membership = Arc::new(Membership {
         boot_id: format!("{}-{}", process_id(), section.host),
         given: Given::load(&section.state_dir, &daemon),
         section,
         daemon,
         wishes: Arc::new(tokio::sync::Mutex::new(wishes)),
-        seen: Seen::default(),
+        commands,
     });
+    if membership.section.enforce {
+        let membership = Arc::clone(&membership);
+        tokio::spawn(async move { enforce::enforce(&membership).await });
+    }
     // The same reason again and again is said once for each controller.
     let mut said: HashMap<String, String> = HashMap::new();
     while let Some(address) = itinerary.address() {
@@ -111,6 +121,23 @@ pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
             said.insert(address, reason);
         }
         sleep(itinerary.lost(Instant::now(), retry_after)).await;
+    }
+}
+
+/// Without it a command could be carried out twice, so there is no link before it can be read.
+async fn open_journal<D: Daemon>(section: &FleetSection, daemon: &D) -> Journal {
+    let mut said = false;
+    loop {
+        match Journal::open(&section.state_dir) {
+            Ok(journal) => return journal,
+            Err(error) => {
+                if !said {
+                    daemon.log(LogLevel::Critical, format!("fleet: no link to a controller: {error}"));
+                    said = true;
+                }
+                sleep(AGAIN).await;
+            }
+        }
     }
 }
 

@@ -62,6 +62,16 @@ impl Wishes {
         self.kept.wishes.iter().map(|wish| (wish.name.clone(), wish.run)).collect()
     }
 
+    /// Whether this process should run, where somebody wished anything of it.
+    pub(crate) fn wish(&self, name: &ProcessName) -> Option<bool> {
+        self.kept.wishes.iter().find(|wish| wish.name == *name).map(|wish| wish.run)
+    }
+
+    /// Whether there is a wish for the process that was stored after this revision.
+    pub(crate) fn is_wished_later(&self, name: &ProcessName, revision: u64) -> bool {
+        self.kept.wishes.iter().any(|wish| wish.name == *name && wish.revision > revision)
+    }
+
     /// Takes in the controller's wishes, on the disk when this returns. Gives those that are new to this
     /// host; an older revision never undoes a newer one.
     pub fn take_in(&mut self, desired: &DesiredState) -> Result<BTreeMap<ProcessName, bool>, WishesError> {

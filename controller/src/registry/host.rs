@@ -11,7 +11,7 @@ use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::time::Wall;
 use fleetvisor_proto::fleet::{self, HostState, RefusedAgent, ToHost, to_host};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 
 use crate::bundles::told::Told;
@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) told: Told,
     arrivals: Mutex<Pace>,
     known: Mutex<Known>,
+    /// Told whenever it comes or goes.
+    presence: broadcast::Sender<String>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ struct Known {
     last_message: Option<Instant>,
     desired_revision: u64,
     observed_revision: u64,
+    enforces: bool,
     stored: Option<InventoryRecord>,
     refused: Option<Refused>,
 }
@@ -95,7 +98,7 @@ struct Link {
     told: Option<u64>,
     outgoing: mpsc::Sender<ToHost>,
     end: Arc<End>,
-    commands: HashMap<String, mpsc::Sender<Answer>>,
+    commands: HashMap<String, Answers>,
 }
 
 /// Tells a link's task that it shall end, and why.
@@ -109,7 +112,16 @@ pub(crate) struct End {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Progress(Box<fleet::Progress>),
-    Done,
+    Done(fleet::CommandDone),
+}
+
+/// Where the answers to a command go, with the number that tells the asker which host it is.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) to: mpsc::UnboundedSender<(usize, Answer)>,
+    pub(crate) number: usize,
+    /// A host that says more is not heard.
+    pub(crate) most: usize,
 }
 
 /// What a link begins with.
@@ -119,6 +131,7 @@ pub(crate) struct Arrival {
     pub(crate) version: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) observed_revision: u64,
+    pub(crate) enforces: bool,
     pub(crate) address: SocketAddr,
     pub(crate) processes: Vec<(ProcessName, fleet::ProcessStatus)>,
     pub(crate) outgoing: mpsc::Sender<ToHost>,
@@ -145,8 +158,9 @@ pub(crate) struct Taken {
 pub(crate) struct NotLinked;
 
 impl Host {
-    pub(crate) fn new(name: &str) -> Host {
+    pub(crate) fn new(name: &str, presence: broadcast::Sender<String>) -> Host {
         Host {
+            presence,
             name: name.to_owned(),
             lane: tokio::sync::Mutex::default(),
             news: Notify::new(),
@@ -164,6 +178,7 @@ impl Host {
                 last_message: None,
                 desired_revision: 0,
                 observed_revision: 0,
+                enforces: false,
                 stored: None,
                 refused: None,
             }),
@@ -208,6 +223,7 @@ impl Host {
         known.labels = arrival.labels;
         known.processes = seen(arrival.processes, now);
         known.observed_revision = arrival.observed_revision;
+        known.enforces = arrival.enforces;
         known.last_message = Some(now);
         known.presence = Presence::Online(Link {
             id,
@@ -219,6 +235,8 @@ impl Host {
             end: end.clone(),
             commands: HashMap::new(),
         });
+        // Nobody has to listen.
+        let _ = self.presence.send(self.name.clone());
         Ok(end)
     }
 
@@ -229,6 +247,7 @@ impl Host {
         let current = matches!(&known.presence, Presence::Online(link) if link.id == id);
         if current {
             known.presence = Presence::Away { since: clock::now() };
+            let _ = self.presence.send(self.name.clone());
         }
         current
     }
@@ -313,41 +332,40 @@ impl Host {
         Ok(())
     }
 
-    /// Queues a command. Its answers arrive at the receiver, which ends early if the link does. The caller
-    /// holds the lane.
-    pub(crate) fn command(&self, command: fleet::Command) -> Result<mpsc::Receiver<Answer>, NotLinked> {
-        let (answers, receiver) = mpsc::channel(command.processes.len() + 1);
+    /// Queues a command, and gives the link's number; answers over another link are not to be expected. The
+    /// caller holds the lane.
+    pub(crate) fn command(&self, command: fleet::Command, answers: Answers) -> Result<u64, NotLinked> {
         let (id, revision) = (command.id.clone(), command.desired.as_ref().map(|desired| desired.revision));
         let mut known = self.known();
         known.send(to_host::Message::Command(command))?;
-        if let Presence::Online(link) = &mut known.presence {
-            link.commands.insert(id, answers);
-            link.told = link.told.max(revision);
-        }
-        Ok(receiver)
+        let Presence::Online(link) = &mut known.presence else { return Err(NotLinked) };
+        link.commands.insert(id, answers);
+        link.told = link.told.max(revision);
+        Ok(link.id)
     }
 
     /// Passes an answer to whoever gave the command. One that nobody waits for is dropped.
     pub(crate) fn answer(&self, id: &str, answer: Answer) {
         let mut known = self.known();
         let Presence::Online(link) = &mut known.presence else { return };
-        let done = matches!(answer, Answer::Done);
-        if let Some(answers) = link.commands.get(id) {
-            // The last place is kept for the end, whatever else a host says too often.
-            let room = done || answers.capacity() > 1;
-            if !room || answers.try_send(answer).is_err() {
-                tracing::debug!("host {}: an answer to command {id} that nobody waits for", self.name);
+        let done = matches!(answer, Answer::Done(_));
+        if let Some(answers) = link.commands.get_mut(id) {
+            if !done && answers.most == 0 {
+                return tracing::debug!("host {}: too many answers to command {id}", self.name);
             }
+            answers.most = answers.most.saturating_sub(1);
+            let _ = answers.to.send((answers.number, answer));
             if done {
                 link.commands.remove(id);
             }
         }
     }
 
-    /// Drops the interest in a command's answers.
-    pub(crate) fn forget_command(&self, id: &str) {
-        if let Presence::Online(link) = &mut self.known().presence {
-            link.commands.remove(id);
+    /// Number of the present link; none while it is away.
+    pub(crate) fn link(&self) -> Option<u64> {
+        match &self.known().presence {
+            Presence::Online(link) => Some(link.id),
+            Presence::NeverSeen | Presence::Away { .. } => None,
         }
     }
 
@@ -485,6 +503,7 @@ impl Host {
             total: count(known.processes.len()),
             desired_revision: known.desired_revision,
             observed_revision: known.observed_revision,
+            enforces: known.enforces,
             stale: state != HostState::Online || silent,
             certificate_expires: known.certificate_expires.0,
             refused: known.refused.as_ref().filter(|refused| refused.at.elapsed() < REFUSED_SHOWN).map(

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fleetvisor_model::time::Wall;
+use tokio::sync::broadcast;
 
 use crate::grant::Grant;
 use crate::records::{self, DESIRED, HOSTS, HostRecord, INVENTORY, InventoryRecord, RecordError};
@@ -21,12 +22,16 @@ pub(crate) mod inventory;
 
 pub(crate) use host::Host;
 
+/// Comings and goings that a listener may be behind; one that is further behind looks at all hosts.
+const PRESENCE_BACKLOG: usize = 1024;
+
 #[derive(Debug)]
 pub(crate) struct Registry {
     hosts: RwLock<BTreeMap<String, Arc<Host>>>,
     links: AtomicU64,
     /// When this controller began to look: since then a host that was linked before is away.
     started: Wall,
+    presence: broadcast::Sender<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +44,13 @@ pub(crate) enum RegistryError {
 
 impl Registry {
     pub(crate) fn new(started: Wall) -> Registry {
-        Registry { hosts: RwLock::default(), links: AtomicU64::new(0), started }
+        let presence = broadcast::Sender::new(PRESENCE_BACKLOG);
+        Registry { hosts: RwLock::default(), links: AtomicU64::new(0), started, presence }
+    }
+
+    /// Names of hosts that come or go, from now on.
+    pub(crate) fn presence(&self) -> broadcast::Receiver<String> {
+        self.presence.subscribe()
     }
 
     /// By name, in order.
@@ -52,7 +63,10 @@ impl Registry {
         if let Some(host) = self.hosts().get(name) {
             return host.clone();
         }
-        self.hosts_mut().entry(name.to_owned()).or_insert_with(|| Arc::new(Host::new(name))).clone()
+        self.hosts_mut()
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Host::new(name, self.presence.clone())))
+            .clone()
     }
 
     /// An id that no link had before.

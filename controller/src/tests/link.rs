@@ -8,6 +8,13 @@ use crate::reconcile::Run;
 
 const WEB: [(&str, &str); 2] = [("web", "web_00"), ("web", "web_01")];
 
+/// Wishes that `web_00` is stopped.
+async fn stop(store: &dyn Store, host: &str) -> Vec<crate::reconcile::Wish> {
+    let transaction = desired::put(Transaction::default(), host, &[web_00()], Run::Stopped, "operator x");
+    let revision = store.commit(transaction).await.unwrap();
+    vec![crate::reconcile::Wish { name: web_00(), run: Run::Stopped, revision }]
+}
+
 fn web_00() -> ProcessName {
     ProcessName::new("web", "web_00")
 }
@@ -106,7 +113,7 @@ async fn a_host_that_returns_is_told_all_that_is_desired() {
     let served = Served::new().await;
     let identity = served.host("web-01").await;
     let store = &*served.controller.store;
-    let wish = desired::write(store, "web-01", &[web_00()], Run::Stopped, "operator x").await.unwrap();
+    let wish = stop(store, "web-01").await;
     let (agent, desired) = served.agent("web-01", &WEB).await;
     assert!(desired.complete);
     assert_eq!(desired.revision, wish[0].revision);
@@ -122,7 +129,7 @@ async fn what_is_desired_reaches_a_linked_host_even_if_no_command_carried_it() {
     let served = Served::new().await;
     let (mut agent, _) = served.agent("web-01", &WEB).await;
     let store = &*served.controller.store;
-    let wish = desired::write(store, "web-01", &[web_00()], Run::Stopped, "operator x").await.unwrap();
+    let wish = stop(store, "web-01").await;
     served.controller.registry.host("web-01").set_desired(wish[0].revision);
     let desired = agent.hear_desired().await;
     assert!(!desired.complete);
@@ -136,7 +143,7 @@ async fn a_change_for_one_host_is_nothing_to_the_others() {
     let (mut db, _) = served.agent("db-01", &WEB).await;
     let store = &*served.controller.store;
     for host in ["web-01", "web-01", "db-01"] {
-        let wish = desired::write(store, host, &[web_00()], Run::Stopped, "operator x").await.unwrap();
+        let wish = stop(store, host).await;
         served.controller.registry.host(host).set_desired(wish[0].revision);
     }
     let last = served.list().await.iter().map(|host| host.desired_revision).max().unwrap();

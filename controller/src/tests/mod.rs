@@ -67,8 +67,10 @@ impl Served {
         let authority = Authority::create().unwrap();
         let tls = server_config(&authority.server(&["127.0.0.1".to_owned()]).unwrap(), GRACE).unwrap();
         let (stop, stopping) = watch::channel(None);
-        let controller = Arc::new(Controller::new(store, registry, authority, stopping.clone()));
+        let controller =
+            Arc::new(Controller::new(store, registry, authority, "test".to_owned(), stopping.clone()));
         controller.operators.load(&*controller.store).await.unwrap();
+        crate::operations::take_up(&controller).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut stopped = stopping;
@@ -217,6 +219,7 @@ fn hello(boot_id: &str, observed_revision: u64, processes: &[(&str, &str)]) -> f
         labels: [("role".to_owned(), "web".to_owned())].into(),
         observed_revision,
         report: Some(report(1, processes)),
+        ..Hello::default()
     })
 }
 

@@ -1,9 +1,11 @@
-//! Start, stop and restart from the operator to the host and back.
+//! Operations from the operator to the host and back.
 
 use fleetvisor_proto::fleet::{
-    CommandDone, HostDone, HostResult, HostState, Outcome, Progress, RunEvent, RunRequest, RunState, Scope,
-    Target, Verb, run_event,
+    CommandDone, HostDone, HostResult, HostState, Operation, OperationRequest, OperationState, Outcome,
+    Progress, RunEvent, RunRequest, RunState, Scope, Strategy, Target, Verb, run_event,
 };
+
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -11,7 +13,7 @@ const WEB: [(&str, &str); 3] = [("web", "web_00"), ("web", "web_01"), ("db", "db
 
 fn request(verb: Verb, group: &str) -> RunRequest {
     let target = Target { host: String::new(), group: group.to_owned(), process: String::new() };
-    RunRequest { scope: None, targets: vec![target], verb: verb.into(), timeout_seconds: 20 }
+    RunRequest { targets: vec![target], verb: verb.into(), timeout_seconds: 20, ..RunRequest::default() }
 }
 
 /// An operation as its caller follows it.
@@ -49,8 +51,53 @@ impl Followed {
     /// One host's end, and then the operation's.
     async fn only_done(&mut self) -> (HostResult, String) {
         let done = self.done().await;
-        assert_eq!(self.next().await, None);
+        self.end().await;
         (done.result(), done.reason)
+    }
+
+    /// The end of what is to be heard, with the state that was told last.
+    async fn end(&mut self) -> Option<Operation> {
+        let mut last = None;
+        while let Some(event) = self.next().await {
+            match event {
+                run_event::Event::Operation(operation) => last = Some(operation),
+                run_event::Event::HostDone(done) => panic!("{done:?}"),
+                _ => {}
+            }
+        }
+        last
+    }
+}
+
+impl Served {
+    async fn operations(&self) -> Vec<Operation> {
+        let mut client = self.operator(Role::Viewer).await;
+        client.list_operations(fleet::ListOperationsRequest::default()).await.unwrap().into_inner().operations
+    }
+
+    async fn until_none_is_under_way(&self) {
+        let ended = async {
+            while self.controller.operations.under_way() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, ended).await.is_err() {
+            panic!("{:?}", self.operations().await);
+        }
+    }
+
+    /// The only operation, once it is in this state.
+    async fn until_operation(&self, state: OperationState) -> Operation {
+        let reached = async {
+            loop {
+                let operation = self.operations().await.remove(0);
+                if operation.state() == state {
+                    return operation;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, reached).await.expect("the state")
     }
 }
 
@@ -66,7 +113,8 @@ impl Agent {
             };
             self.say(from_host::Message::Progress(progress)).await;
         }
-        self.say(from_host::Message::CommandDone(CommandDone { id: command.id.clone() })).await;
+        let done = CommandDone { id: command.id.clone(), ..CommandDone::default() };
+        self.say(from_host::Message::CommandDone(done)).await;
     }
 }
 
@@ -138,14 +186,31 @@ async fn a_host_that_is_away_is_named_and_catches_up_with_what_is_remembered() {
     served.until("web-01", |host| host.state() == HostState::Away).await;
     let away = since(&served.list().await[0]);
 
-    let restart = Followed::new(&served, request(Verb::Restart, "web")).await.only_done().await;
-    assert_eq!(restart, (HostResult::Away, format!("away since {away}, not restarted")));
-    let stop = Followed::new(&served, request(Verb::Stop, "web")).await.only_done().await;
-    assert_eq!(stop, (HostResult::Pending, format!("away since {away}; will stop when it returns")));
+    let (result, reason) = Followed::new(&served, request(Verb::Restart, "web")).await.only_done().await;
+    assert_eq!(result, HostResult::Pending);
+    let expected = format!("away since {away}; will restart if it returns before ");
+    assert!(reason.starts_with(&expected), "{reason}");
+    let (result, reason) = Followed::new(&served, request(Verb::Stop, "db")).await.only_done().await;
+    assert_eq!(
+        (result, reason),
+        (HostResult::Pending, format!("away since {away}; will stop when it returns"))
+    );
 
-    let (_agent, desired) = served.agent("web-01", &WEB).await;
-    assert_eq!(desired.processes.len(), 2);
+    let (mut agent, desired) = served.agent("web-01", &WEB).await;
+    assert_eq!(desired.processes.len(), 1);
     assert!(desired.processes.iter().all(|process| process.run() == RunState::Stopped));
+    let mut verbs = Vec::new();
+    for _ in 0..2 {
+        let command = agent.hear_command().await;
+        verbs.push((command.verb(), command.processes.len()));
+        agent.answer(&command, Outcome::Done).await;
+    }
+    verbs.sort_by_key(|(verb, _)| i32::from(*verb));
+    assert_eq!(verbs, [(Verb::Stop, 1), (Verb::Restart, 2)]);
+    served.until_none_is_under_way().await;
+    for operation in served.operations().await {
+        assert_eq!((operation.state(), operation.ok), (OperationState::Finished, 1), "{operation:?}");
+    }
 }
 
 #[tokio::test]
@@ -181,17 +246,22 @@ async fn failures_and_missing_answers_are_the_hosts_result() {
 }
 
 #[tokio::test]
-async fn a_host_that_goes_away_meanwhile_has_failed_and_a_slow_one_runs_out_of_time() {
+async fn a_host_that_goes_away_meanwhile_is_asked_again_and_a_slow_one_runs_out_of_time() {
     let served = Served::new().await;
     let (mut agent, _) = served.agent("web-01", &WEB).await;
     let mut followed = Followed::new(&served, request(Verb::Restart, "web")).await;
-    agent.hear_command().await;
+    let first = agent.hear_command().await;
     drop(agent);
     let (result, reason) = followed.only_done().await;
-    assert_eq!(result, HostResult::Failed);
-    assert_eq!(reason, "went away during the command; no answer for web:web_00, web:web_01");
-
+    assert_eq!(result, HostResult::Pending);
+    assert!(reason.starts_with("went away during the command"), "{reason}");
+    // It is asked again under the same id, and tells what it did.
     let (mut agent, _) = served.agent("web-01", &WEB).await;
+    let again = agent.hear_command().await;
+    assert_eq!((&again.id, again.recall), (&first.id, false));
+    agent.answer(&again, Outcome::Done).await;
+    served.until_none_is_under_way().await;
+
     let slow = RunRequest { timeout_seconds: 1, ..request(Verb::Restart, "web") };
     let mut followed = Followed::new(&served, slow).await;
     agent.hear_command().await;
@@ -209,13 +279,7 @@ async fn it_goes_on_when_its_caller_is_gone() {
     let command = agent.hear_command().await;
     assert_eq!(command.processes.len(), 2);
     agent.answer(&command, Outcome::Done).await;
-    let all = served.controller.runs.clone();
-    let ended = async {
-        while all.available_permits() < 64 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, ended).await.unwrap();
+    served.until_none_is_under_way().await;
 }
 
 #[tokio::test]
@@ -229,6 +293,7 @@ async fn a_target_that_means_nothing_is_told() {
         other => panic!("{other:?}"),
     }
     assert_eq!(followed.next().await, None);
+    assert!(served.operations().await.is_empty(), "nothing is recorded where nothing is meant");
     let scoped = RunRequest {
         scope: Some(Scope { hosts: Vec::new(), labels: "role!=web".to_owned() }),
         ..request(Verb::Stop, "web")
@@ -254,4 +319,121 @@ async fn wishes_reach_a_host_in_the_order_of_their_revisions() {
     }
     let host = served.list().await.remove(0);
     assert_eq!(host.desired_revision, last);
+}
+
+fn canary(verb: Verb) -> RunRequest {
+    let strategy = Strategy { canary: 1, ..Strategy::default() };
+    RunRequest { strategy: Some(strategy), ..request(verb, "web") }
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_stops_the_rollout_until_it_is_resumed() {
+    let served = Served::new().await;
+    let (mut one, _) = served.agent("web-01", &WEB).await;
+    let (mut two, _) = served.agent("web-02", &WEB).await;
+    let mut followed = Followed::new(&served, canary(Verb::Stop)).await;
+    let command = one.hear_command().await;
+    one.answer(&command, Outcome::Failed).await;
+    let mut results = BTreeMap::new();
+    let mut state = None;
+    while let Some(event) = followed.next().await {
+        match event {
+            run_event::Event::HostDone(done) => {
+                results.insert(done.host.clone().unwrap().name, done.result());
+            }
+            run_event::Event::Operation(operation) => state = Some(operation),
+            _ => {}
+        }
+    }
+    let expected = [("web-01", HostResult::Failed), ("web-02", HostResult::NotBegun)];
+    assert_eq!(results, expected.map(|(host, result)| (host.to_owned(), result)).into());
+    let state = state.unwrap();
+    assert_eq!(state.state(), OperationState::Stopped);
+    assert!(state.reason.contains("1 failed (web-01)"), "{}", state.reason);
+    let wished = served.controller.store.list(&records::desired_prefix("web-02")).await.unwrap().records;
+    assert!(wished.is_empty(), "what has not begun is not wished either");
+
+    let mut client = served.operator(Role::Operator).await;
+    let request = || OperationRequest { id: state.id[..8].to_owned() };
+    let resumed = client.resume_operation(request()).await.unwrap().into_inner();
+    assert_eq!(resumed.state(), OperationState::Running);
+    let command = two.hear_command().await;
+    assert_eq!(command.id, state.id);
+    two.answer(&command, Outcome::Done).await;
+    let finished = served.until_operation(OperationState::Finished).await;
+    assert_eq!((finished.ok, finished.failed), (1, 1));
+    assert!(client.resume_operation(request()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_cancelled_operation_touches_nobody_else_and_takes_back_what_nobody_heard() {
+    let served = Served::new().await;
+    let (mut one, _) = served.agent("web-01", &WEB).await;
+    let (two, _) = served.agent("web-02", &WEB).await;
+    drop(two);
+    served.until("web-02", |host| host.state() == HostState::Away).await;
+    let _followed = Followed::new(&served, request(Verb::Stop, "web")).await;
+    let command = one.hear_command().await;
+    let wished = async || {
+        served.controller.store.list(&records::desired_prefix("web-02")).await.unwrap().records.len()
+    };
+    assert_eq!(wished().await, 2);
+    let mut client = served.operator(Role::Operator).await;
+    let cancelled = client.cancel_operation(OperationRequest { id: command.id.clone() }).await.unwrap();
+    assert_eq!(cancelled.into_inner().state(), OperationState::Cancelled);
+    assert_eq!(wished().await, 0);
+    one.answer(&command, Outcome::Done).await;
+    served.until_none_is_under_way().await;
+    let (_two, desired) = served.agent("web-02", &WEB).await;
+    assert!(desired.processes.is_empty());
+}
+
+#[tokio::test]
+async fn the_next_controller_goes_on_where_the_last_one_was_killed() {
+    let store = Arc::new(MemoryStore::default());
+    let first = Served::on(store.clone()).await;
+    let (mut one, _) = first.agent("web-01", &WEB).await;
+    let (_two, _) = first.agent("web-02", &WEB).await;
+    let _followed = Followed::new(&first, canary(Verb::Restart)).await;
+    let begun = one.hear_command().await;
+    // Nothing that the first one does from here on can matter.
+    first.controller.operations.abandon();
+
+    let second = Served::on(store).await;
+    let (mut one, _) = second.agent("web-01", &WEB).await;
+    let (mut two, _) = second.agent("web-02", &WEB).await;
+    let again = one.hear_command().await;
+    assert_eq!(again.id, begun.id);
+    one.answer(&again, Outcome::Done).await;
+    let command = two.hear_command().await;
+    assert_eq!(command.id, begun.id);
+    two.answer(&command, Outcome::Done).await;
+    let finished = second.until_operation(OperationState::Finished).await;
+    assert_eq!(finished.ok, 2);
+}
+
+#[tokio::test]
+async fn who_does_not_return_in_time_does_not_begin() {
+    let served = Served::new().await;
+    let (agent, _) = served.agent("web-01", &WEB).await;
+    drop(agent);
+    served.until("web-01", |host| host.state() == HostState::Away).await;
+    for verb in [Verb::Restart, Verb::Stop] {
+        Followed::new(&served, RunRequest { expire_seconds: 1, ..request(verb, "web") }).await;
+    }
+    served.until_none_is_under_way().await;
+    let (_agent, desired) = served.agent("web-01", &WEB).await;
+    assert!(desired.processes.is_empty(), "the stop was withdrawn");
+    for operation in served.operations().await {
+        let mut client = served.operator(Role::Viewer).await;
+        let request = OperationRequest { id: operation.id };
+        let mut parts = client.show_operation(request).await.unwrap().into_inner();
+        let mut results = Vec::new();
+        while let Some(part) = parts.message().await.unwrap() {
+            if let Some(fleet::operation_part::Part::Host(host)) = part.part {
+                results.push(host.result());
+            }
+        }
+        assert_eq!(results, [HostResult::Expired]);
+    }
 }

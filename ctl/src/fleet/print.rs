@@ -30,6 +30,56 @@ impl Colour {
     }
 }
 
+/// Where results appear as they come. On a terminal a last line says how far it is; it gives way to the next
+/// result, and never reaches a pipe.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    colour: Colour,
+    has_status: bool,
+    shows_status: bool,
+}
+
+impl Screen {
+    pub(crate) fn new(colour: Colour) -> Screen {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Screen { colour, has_status: io::stderr().is_terminal() && !dumb, shows_status: false }
+    }
+
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
+        self.clear();
+        lines(&[line.to_owned()])
+    }
+
+    /// `web-01:web:app: restarted`, green, or red.
+    pub(crate) fn outcome(&mut self, line: &str, good: bool) -> io::Result<()> {
+        let coloured = match (self.colour, line.rsplit_once(": ")) {
+            (Colour::Coloured, Some((name, text))) => {
+                format!("{name}: \x1b[{}m{text}\x1b[0m", if good { 32 } else { 31 })
+            }
+            (Colour::Plain, _) | (_, None) => line.to_owned(),
+        };
+        self.line(&coloured)
+    }
+
+    pub(crate) fn remark(&mut self, remark: &str) {
+        self.clear();
+        eprintln!("ctl: {remark}");
+    }
+
+    pub(crate) fn status(&mut self, status: &str) {
+        if self.has_status {
+            eprint!("\r\x1b[K{status}");
+            self.shows_status = true;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shows_status) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
 /// Writes lines and flushes; an error means that nobody reads any more.
 pub(crate) fn lines(lines: &[String]) -> io::Result<()> {
     if lines.is_empty() {

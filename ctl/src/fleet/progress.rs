@@ -1,14 +1,15 @@
-//! `start`, `stop` and `restart` of a fleet: events to lines as they come, all of them to JSON and to an
+//! Operations of a fleet as they are followed: events to lines as they come, all of them to JSON and to an
 //! exit status.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_proto::fleet::run_event::Event;
-use fleetvisor_proto::fleet::{HostDone, HostResult, Outcome, RunProgress};
+use fleetvisor_proto::fleet::{BatchBegun, HostDone, HostResult, OperationState, Outcome, RunProgress};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::operations::state_word;
 use super::scope::no_such;
 
 /// What became of a command so far.
@@ -20,6 +21,10 @@ pub(crate) struct Run {
     results: Vec<ProcessResult>,
     hosts: BTreeMap<String, HostOutcome>,
     unmatched: Vec<String>,
+    /// `stopped`, once it was told, and why.
+    state: &'static str,
+    reason: String,
+    total: usize,
 }
 
 /// A line for one of the two streams.
@@ -27,14 +32,19 @@ pub(crate) struct Run {
 pub(crate) enum Say {
     /// For stdout.
     Result(String),
+    /// What became of a process; for stdout, too.
+    Outcome { line: String, good: bool },
     /// For stderr.
     Remark(String),
 }
 
-/// `ctl -o json restart ...`: `{"id", "results": [...], "hosts": [...], "unmatched": [...]}`.
+/// `ctl -o json restart ...`: `{"id", "state", "reason", "results": [...], "hosts": [...], "unmatched": [...]}`.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunJson {
     id: String,
+    /// `finished`, `waiting` (for hosts that are away), `stopped`, `cancelled`; empty where nothing was begun.
+    state: &'static str,
+    reason: String,
     results: Vec<ProcessResult>,
     hosts: Vec<HostOutcome>,
     /// Targets that fit no process of any host.
@@ -54,7 +64,7 @@ struct ProcessResult {
 #[derive(Clone, Debug, Serialize)]
 struct HostOutcome {
     host: String,
-    /// `ok`, `failed`, `pending`, `away`, `timed-out`
+    /// `ok`, `failed`, `pending`, `away`, `timed-out`, `expired`, `not-begun`
     result: &'static str,
     /// Empty where it is `ok`.
     reason: String,
@@ -67,6 +77,7 @@ impl Run {
         match event {
             Event::Started(started) => {
                 let hosts = started.hosts.len();
+                self.total = hosts;
                 self.open = started.hosts.into_iter().collect();
                 self.id = started.id;
                 let plural = if hosts == 1 { "" } else { "s" };
@@ -74,6 +85,24 @@ impl Run {
             }
             Event::Progress(progress) => self.progress(progress),
             Event::HostDone(done) => self.host_done(done).map(Say::Result),
+            Event::Operation(operation) => {
+                let state = operation.state();
+                self.state = state_word(state);
+                self.reason = operation.reason;
+                match state {
+                    OperationState::Stopped | OperationState::Cancelled => Some(Say::Remark(format!(
+                        "operation {} is {}: {}; ctl op resume {} goes on",
+                        self.id, self.state, self.reason, self.id
+                    ))),
+                    _ => None,
+                }
+            }
+            Event::Batch(batch) => {
+                let plural = if batch.hosts == 1 { "" } else { "s" };
+                let BatchBegun { batch, batches, hosts } = batch;
+                Some(Say::Remark(format!("batch {batch} of {batches}: {hosts} host{plural}")))
+            }
+            Event::Remark(remark) => Some(Say::Remark(remark)),
             Event::Unmatched(target) => {
                 let line = no_such(&target.host, &target.group, &target.process);
                 self.unmatched.push(target.to_string());
@@ -87,14 +116,10 @@ impl Run {
         let progress = progress?;
         let name = progress.name.clone().unwrap_or_default();
         let name = format!("{host}:{}", ProcessName::new(name.group, name.process).full());
-        let outcome = match progress.outcome() {
-            Outcome::Done => "done",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Failed | Outcome::Unspecified => "failed",
-        };
+        let outcome = outcome_word(progress.outcome());
         let line = format!("{name}: {}", progress.text);
         self.results.push(ProcessResult { name, outcome, text: progress.text });
-        Some(Say::Result(line))
+        Some(Say::Outcome { line, good: outcome != "failed" })
     }
 
     fn host_done(&mut self, done: HostDone) -> Option<String> {
@@ -107,6 +132,10 @@ impl Run {
             | HostResult::Pending
             | HostResult::Away
             | HostResult::TimedOut
+            | HostResult::Expired
+            | HostResult::NotBegun
+            | HostResult::UnderWay
+            | HostResult::Waiting
             | HostResult::Unspecified => Some(format!("{host}: {}", done.reason)),
         };
         self.hosts
@@ -134,17 +163,37 @@ impl Run {
     /// 4 if some hosts are done and others not, or will be; 1 if nothing was done.
     pub(crate) fn exit(&self) -> Exit {
         let count =
-            |wanted: fn(HostResult) -> bool| self.hosts.values().filter(|host| wanted(host.kind)).count();
-        let ok = count(|kind| kind == HostResult::Ok);
-        let absent = count(|kind| matches!(kind, HostResult::Pending | HostResult::Away));
-        let failed = self.hosts.len() - ok - absent;
-        if absent > 0 || (failed > 0 && ok > 0) {
+            |wanted: &[HostResult]| self.hosts.values().filter(|host| wanted.contains(&host.kind)).count();
+        let ok = count(&[HostResult::Ok]);
+        let absent = count(&[HostResult::Pending, HostResult::Away, HostResult::Expired]);
+        let rest = self.hosts.len() - ok - absent;
+        if absent > 0 || (rest > 0 && ok > 0) {
             Exit::Partial
-        } else if failed > 0 || !self.unmatched.is_empty() || self.hosts.is_empty() {
+        } else if rest > 0 || !self.unmatched.is_empty() || self.hosts.is_empty() {
             Exit::Failed
         } else {
             Exit::Done
         }
+    }
+
+    /// `12 of 20 hosts, 1 failed`: how far it is.
+    pub(crate) fn summary(&self) -> String {
+        let failed = self.hosts.values().filter(|host| host.kind != HostResult::Ok).count();
+        let failed = if failed == 0 { String::new() } else { format!(", {failed} not done") };
+        format!("{} of {} hosts{failed}", self.hosts.len(), self.total)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether there is an operation.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.total > 0
+    }
+
+    pub(crate) fn has_unmatched(&self) -> bool {
+        !self.unmatched.is_empty()
     }
 
     /// Whether there was nothing to do it to, and nothing was said of it.
@@ -155,14 +204,24 @@ impl Run {
     /// What is said when the operator stops watching.
     pub(crate) fn farewell(&self) -> String {
         match self.id.as_str() {
-            "" => "interrupted; what was sent goes on".to_owned(),
-            id => format!("interrupted; operation {id} goes on"),
+            "" => "interrupted; see ctl op list for what was begun".to_owned(),
+            id => format!("interrupted; operation {id} goes on: ctl op watch {id}, ctl op cancel {id}"),
+        }
+    }
+
+    /// What is said when the controller hangs up.
+    pub(crate) fn broken_off(&self) -> String {
+        match self.id.as_str() {
+            "" => "the answer broke off; see ctl op list for what was begun".to_owned(),
+            id => format!("the answer broke off; operation {id} goes on: ctl op watch {id}"),
         }
     }
 
     pub(crate) fn into_json(self) -> RunJson {
         RunJson {
             id: self.id,
+            state: self.state,
+            reason: self.reason,
             results: self.results,
             hosts: self.hosts.into_values().collect(),
             unmatched: self.unmatched,
@@ -170,13 +229,25 @@ impl Run {
     }
 }
 
-fn result_word(result: HostResult) -> &'static str {
+pub(crate) fn result_word(result: HostResult) -> &'static str {
     match result {
         HostResult::Ok => "ok",
         HostResult::Pending => "pending",
         HostResult::Away => "away",
         HostResult::TimedOut => "timed-out",
+        HostResult::Expired => "expired",
+        HostResult::NotBegun => "not-begun",
+        HostResult::UnderWay => "under-way",
+        HostResult::Waiting => "waiting",
         HostResult::Failed | HostResult::Unspecified => "failed",
+    }
+}
+
+pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Unchanged => "unchanged",
+        Outcome::Failed | Outcome::Unspecified => "failed",
     }
 }
 
@@ -189,7 +260,7 @@ mod tests {
 
     fn started(hosts: &[&str]) -> Event {
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Event::Started(RunStarted { id: "7f".to_owned(), hosts })
+        Event::Started(RunStarted { id: "7f".to_owned(), hosts, unmatched: Vec::new() })
     }
 
     fn progress(host: &str, outcome: Outcome, text: &str) -> Event {
@@ -234,7 +305,7 @@ mod tests {
             said,
             [
                 Some(Say::Remark("operation 7f on 2 hosts".to_owned())),
-                result("web-01:web:web_00: restarted"),
+                Some(Say::Outcome { line: "web-01:web:web_00: restarted".to_owned(), good: true }),
                 None,
                 result("web-02: away since 2026-11-21 10:55:00 UTC"),
             ]
@@ -244,13 +315,15 @@ mod tests {
 
     #[test]
     fn outcomes_of_hosts_come_to_an_exit_status() {
-        use HostResult::{Away, Failed, Ok, Pending, TimedOut};
+        use HostResult::{Away, Failed, NotBegun, Ok, Pending, TimedOut};
         assert_eq!(exit(&[Ok, Ok]), Exit::Done);
         assert_eq!(exit(&[Ok, Failed]), Exit::Partial);
         assert_eq!(exit(&[Ok, TimedOut]), Exit::Partial);
         assert_eq!(exit(&[Pending]), Exit::Partial);
         assert_eq!(exit(&[Away, Failed]), Exit::Partial);
         assert_eq!(exit(&[Failed, TimedOut]), Exit::Failed);
+        assert_eq!(exit(&[Failed, NotBegun]), Exit::Failed);
+        assert_eq!(exit(&[Ok, NotBegun]), Exit::Partial);
         assert_eq!(exit(&[]), Exit::Failed);
     }
 
@@ -280,6 +353,8 @@ mod tests {
             serde_json::to_value(run.into_json()).unwrap(),
             serde_json::json!({
                 "id": "7f",
+                "state": "",
+                "reason": "",
                 "results": [{"name": "web-01:web:web_00", "outcome": "failed", "text": "ERROR (spawn error)"}],
                 "hosts": [{"host": "web-01", "result": "failed", "reason": "1 of 1 failed"}],
                 "unmatched": [],
@@ -289,7 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_hosts_that_are_all_ok_are_done(results in proptest::collection::vec(1..=5i32, 0..6)) {
+        fn only_hosts_that_are_all_ok_are_done(results in proptest::collection::vec(1..=7i32, 0..6)) {
             let results: Vec<HostResult> =
                 results.into_iter().map(|result| HostResult::try_from(result).unwrap()).collect();
             let all_ok = !results.is_empty() && results.iter().all(|result| *result == HostResult::Ok);

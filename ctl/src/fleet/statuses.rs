@@ -2,13 +2,14 @@
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::target::Target;
-use fleetvisor_proto::fleet::{HostStatus, ProcessStatus};
+use fleetvisor_proto::fleet::{Drift, HostStatus, ProcessStatus, RunState};
 use serde::Serialize;
 
 use super::exit::Exit;
 use super::hosts::{HostJson, absence, silence};
 use super::print::Colour;
 use super::scope::no_such;
+use super::when;
 use crate::table::status_line;
 
 /// Gathers the hosts' answers.
@@ -55,6 +56,32 @@ struct ProcessJson {
     /// Of the last end: the exit code, -1 after a signal.
     exitstatus: i32,
     spawnerr: String,
+    /// `null` where it is as was asked for.
+    drift: Option<DriftJson>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct DriftJson {
+    /// `started`, `stopped`
+    desired: &'static str,
+    /// Who asked for that, and when (RFC 3339).
+    by: String,
+    since: String,
+}
+
+impl From<&Drift> for DriftJson {
+    fn from(drift: &Drift) -> DriftJson {
+        DriftJson { desired: wish(drift), by: drift.by.clone(), since: when::rfc3339(drift.since) }
+    }
+}
+
+/// `stopped`: what was asked for.
+pub(crate) fn wish(drift: &Drift) -> &'static str {
+    match drift.desired() {
+        RunState::Started => "started",
+        RunState::Stopped => "stopped",
+        RunState::Unspecified => "otherwise",
+    }
 }
 
 impl Statuses {
@@ -94,7 +121,10 @@ impl Statuses {
         let silence = silence(&host).map(|silence| format!("{}: {silence}", host.name));
         let lines = named.iter().map(|(name, status)| {
             let state = status.process_state();
-            let line = status_line(&full(name), self.widest, state.name(), &status.describe());
+            let mut line = status_line(&full(name), self.widest, state.name(), &status.describe());
+            if let Some(drift) = &status.drift {
+                line = format!("{} (drift: should be {})", line.trim_end(), wish(drift));
+            }
             match self.colour {
                 Colour::Plain => line,
                 // Coloured after it was aligned: the sequences have no width.
@@ -157,6 +187,7 @@ fn process_json(full: String, name: &ProcessName, status: &ProcessStatus) -> Pro
         uptime_seconds: running.then_some(status.uptime_ms / 1000),
         exitstatus: status.exitstatus,
         spawnerr: status.spawnerr.clone(),
+        drift: status.drift.as_ref().map(DriftJson::from),
     }
 }
 
@@ -273,7 +304,7 @@ mod tests {
         let expected = serde_json::json!({
             "name": "web-01:a:a", "group": "a", "process": "a", "state": "RUNNING",
             "description": "pid 123, uptime 1:01:02", "pid": 123, "uptime_seconds": 3662,
-            "exitstatus": 0, "spawnerr": "",
+            "exitstatus": 0, "spawnerr": "", "drift": null,
         });
         assert_eq!(host["processes"][0], expected);
     }

@@ -10,9 +10,6 @@ use crate::local::{self, Options};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Here {
-    /// Sends a signal to processes of this host
-    #[command(after_help = "Example: ctl signal HUP nginx")]
-    Signal(SignalAndNames),
     /// Shows the end of a process's log, or follows it
     #[command(after_help = "Examples:\n  ctl tail web\n  ctl tail -f web stderr\n  ctl tail -100 web")]
     Tail(Tail),
@@ -31,9 +28,6 @@ pub(crate) enum Here {
     /// Reads the configuration again and says what has changed
     #[command(after_help = "Example: ctl reread")]
     Reread,
-    /// Reads the configuration again and carries out what has changed
-    #[command(after_help = "Examples:\n  ctl update\n  ctl update web")]
-    Update(Names),
     /// Activates groups that a reread has found
     #[command(after_help = "Example: ctl add web")]
     Add(Names),
@@ -54,15 +48,6 @@ pub(crate) enum Here {
 #[derive(Args, Debug)]
 pub(crate) struct Names {
     /// name, group:name, group:* or all
-    names: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct SignalAndNames {
-    /// HUP, SIGHUP or 1
-    signal: String,
-    /// name, group:name, group:* or all
-    #[arg(required = true)]
     names: Vec<String>,
 }
 
@@ -93,16 +78,12 @@ impl Here {
             std::iter::once(verb.to_owned()).chain(follow).chain(words.iter().cloned()).collect()
         };
         match self {
-            Here::Signal(SignalAndNames { signal, names }) => {
-                [&["signal".to_owned(), signal.clone()], names.as_slice()].concat()
-            }
             Here::Tail(words) => tail("tail", words),
             Here::Maintail(words) => tail("maintail", words),
             Here::Pid(Names { names }) => with("pid", names),
             Here::Clear(Names { names }) => with("clear", names),
             Here::Fg(Names { names }) => with("fg", names),
             Here::Reread => with("reread", &[]),
-            Here::Update(Names { names }) => with("update", names),
             Here::Add(Names { names }) => with("add", names),
             Here::Remove(Names { names }) => with("remove", names),
             Here::Avail => with("avail", &[]),
@@ -161,8 +142,7 @@ mod tests {
         assert_eq!(words("ctl tail -100 web"), ["tail", "-100", "web"]);
         assert_eq!(words("ctl tail web -f"), ["tail", "-f", "web"]);
         assert_eq!(words("ctl maintail"), ["maintail"]);
-        assert_eq!(words("ctl signal HUP a b"), ["signal", "HUP", "a", "b"]);
-        assert_eq!(words("ctl update all"), ["update", "all"]);
+        assert_eq!(words("ctl add web"), ["add", "web"]);
         assert_eq!(words("ctl -c x shutdown"), ["shutdown"]);
     }
 }

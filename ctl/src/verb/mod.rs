@@ -3,14 +3,19 @@
 mod audit;
 mod completion;
 mod config;
+mod drift;
 mod here;
 mod host;
+mod op;
 mod operator;
 mod perform;
 mod restart;
+mod rollout;
+mod signal;
 mod start;
 mod status;
 mod stop;
+mod update;
 mod version;
 
 use std::process::ExitCode;
@@ -27,6 +32,10 @@ pub(crate) enum Verb {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(restart::Restart),
+    Signal(signal::Signal),
+    Update(update::Update),
+    Op(op::Op),
+    Drift(drift::Drift),
     #[command(flatten)]
     Here(here::Here),
     Host(host::Host),
@@ -44,6 +53,10 @@ impl Verb {
             Verb::Start(start) => start.run(cli),
             Verb::Stop(stop) => stop.run(cli),
             Verb::Restart(restart) => restart.run(cli),
+            Verb::Signal(signal) => signal.run(cli),
+            Verb::Update(update) => update.run(cli),
+            Verb::Op(op) => op.run(cli),
+            Verb::Drift(drift) => drift.run(cli),
             Verb::Here(here) => here.run(cli),
             Verb::Host(host) => host.run(cli),
             Verb::Config(config) => config.run(cli),

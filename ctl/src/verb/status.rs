@@ -16,8 +16,9 @@ use crate::fleet::statuses::Statuses;
 /// Shows processes with their state
 ///
 /// With -o json one document: {"hosts": [what host list has of a host, and "processes": [{"name", "group",
-/// "process", "state", "description", "pid", "uptime_seconds", "exitstatus", "spawnerr"}]}], "unmatched":
-/// [target]}. Where a host's "stale" is true, as of one that is away, "processes" is what was last known.
+/// "process", "state", "description", "pid", "uptime_seconds", "exitstatus", "spawnerr", "drift": null |
+/// {"desired", "by", "since"}}]}], "unmatched": [target]}. Where a host's "stale" is true, as of one that is
+/// away, "processes" is what was last known.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl status\n  ctl --all-hosts status\n  ctl status 'web-*:app:*'")]
 pub(crate) struct Status {

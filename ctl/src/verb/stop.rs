@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use fleetvisor_proto::fleet;
 
-use super::perform::perform;
+use super::perform::Command;
+use super::rollout::Rollout;
 use crate::cli::Cli;
 
 /// Stops processes
@@ -16,10 +17,13 @@ use crate::cli::Cli;
 pub(crate) struct Stop {
     /// name, group:name, group:*, host:group:name, host:all or all; any part may be a glob in a fleet
     names: Vec<String>,
+    #[command(flatten)]
+    rollout: Rollout,
 }
 
 impl Stop {
     pub(super) fn run(&self, cli: &Cli) -> ExitCode {
-        perform(cli, fleet::Verb::Stop, "stop", &self.names)
+        Command { verb: fleet::Verb::Stop, signal: "", names: &self.names, rollout: &self.rollout }
+            .perform(cli)
     }
 }

@@ -53,6 +53,18 @@ impl ProcessState {
         }
     }
 
+    /// Whether somebody has stopped what shall run, or started what shall not. A program that ended by itself has
+    /// not drifted, and one on its way is not looked at before it is there.
+    pub fn drifts_from(self, run: bool) -> bool {
+        match self {
+            ProcessState::Stopped => run,
+            ProcessState::Starting | ProcessState::Running | ProcessState::Backoff => !run,
+            ProcessState::Stopping | ProcessState::Exited | ProcessState::Fatal | ProcessState::Unknown => {
+                false
+            }
+        }
+    }
+
     /// The state with this code; an unheard-of code is `Unknown`.
     pub fn from_code(code: i32) -> ProcessState {
         ProcessState::ALL.into_iter().find(|state| state.code() == code).unwrap_or(ProcessState::Unknown)

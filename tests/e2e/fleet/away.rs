@@ -107,19 +107,46 @@ fn the_latest_wish_counts() {
 }
 
 #[test]
-fn a_restart_is_not_carried_out_later_by_surprise() {
+fn a_restart_is_carried_out_once_when_the_host_returns_and_not_after_it_expired() {
     let fleet = Fleet::new();
     let host = web(&fleet, "web-01");
     let before = pids(&host);
     host.cable.cut();
     fleet.wait_host("web-01", "away");
-    let ran = fleet.ctl(&["--all-hosts", "restart", "web:"]).expect_code(4);
-    assert!(ran.stdout.lines().any(|line| line.starts_with("web-01: away since ")), "{ran}");
+    let away = |arguments: &[&str]| {
+        let ran = fleet.ctl(arguments).expect_code(4);
+        let line = ran.stdout.lines().find(|line| line.starts_with("web-01: away since "));
+        assert!(line.is_some_and(|line| line.contains("; will restart if it returns before ")), "{ran}");
+    };
+    away(&["--all-hosts", "restart", "web:app"]);
+    away(&["--all-hosts", "restart", "web:nginx", "--expire", "1s"]);
+    wait_for("the operation to expire", || {
+        let ran = fleet.ctl(&["op", "list"]);
+        if ran.stdout.contains("finished") { Ok(()) } else { Err(ran.to_string()) }
+    });
     host.cable.mend();
-    fleet.wait_host("web-01", "online");
+    let pid = host.wait_new_pid("web:app", i32::try_from(before["web:app"]).unwrap());
     // A later command has gone through, so an earlier one would have too.
     fleet.ctl(&["--all-hosts", "restart", "worker:worker_00"]).expect_code(0);
-    assert_eq!(changed(&before, &pids(&host)), ["worker:worker_00"]);
+    assert_eq!(changed(&before, &pids(&host)), ["web:app", "worker:worker_00"]);
+    assert_eq!(host.pid("web:app"), pid, "once");
+}
+
+#[test]
+fn a_stop_that_came_after_a_restart_wins_when_the_host_returns() {
+    let fleet = Fleet::new();
+    let host = web(&fleet, "web-01");
+    host.cable.cut();
+    fleet.wait_host("web-01", "away");
+    fleet.ctl(&["--all-hosts", "restart", "web:"]).expect_code(4);
+    pending(fleet.ctl(&["--all-hosts", "stop", "web:app"]));
+    host.cable.mend();
+    wait_for("both operations to end", || {
+        let ran = fleet.ctl(&["op", "list"]);
+        if ran.stdout.matches("finished").count() == 2 { Ok(()) } else { Err(ran.to_string()) }
+    });
+    assert_eq!(host.state("web:app"), "STOPPED");
+    assert_eq!(host.state("web:nginx"), "RUNNING");
 }
 
 #[test]

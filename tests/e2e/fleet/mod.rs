@@ -8,6 +8,8 @@
 //! - [`partition`]: all of that at random, under a stream of operations.
 //! - [`identity`]: certificates and operators over time.
 //! - [`restart`], [`status`]: the verbs and the views.
+//! - [`drift`]: what somebody does on a host against what was asked.
+//! - [`operations`]: rollouts, and operations that outlive whoever began them; [`store`]: what they are kept in.
 //! - [`simulated`]: many hosts that have links and no processes.
 //! - [`tokens`]: how a host joins.
 
@@ -15,12 +17,15 @@ mod access;
 mod ansible;
 mod away;
 mod bundles;
+mod drift;
 mod half_open;
 mod identity;
+mod operations;
 mod partition;
 mod restart;
 mod simulated;
 mod status;
+mod store;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -48,6 +48,7 @@ impl Fleet {
                     labels: BTreeMap::from([("rack".to_owned(), format!("r{}", number % 10))]),
                     join_token_file: Some(dir.join(format!("{name}.token"))),
                     state_dir: dir.join(&name),
+                    enforce: false,
                     host: name,
                 };
                 let host = SimulatedHost::new(&section.host, processes, counters.clone(), quiet);

@@ -235,6 +235,15 @@ impl Daemon for SimulatedHost {
         Ok(Ok(OwnPrograms::default()))
     }
 
+    /// Its configuration never changes.
+    async fn update_groups(
+        &self,
+        _: Vec<String>,
+        _: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
+    ) -> Result<Result<(), String>, Gone> {
+        Ok(Ok(()))
+    }
+
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {
         let mut world = self.world();
         for (name, run) in wishes {

@@ -44,7 +44,16 @@ fn read(section: &Section<'_>) -> Result<FleetSection, ConfigError> {
         labels: section.value("labels", labels)?.unwrap_or_default(),
         join_token_file: section.value("join_token_file", path)?,
         state_dir: section.value("state_dir", path)?.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
+        enforce: section.value("reconcile", reconcile)?.unwrap_or(false),
     })
+}
+
+fn reconcile(value: &str) -> Result<bool, String> {
+    match value {
+        "report" => Ok(false),
+        "enforce" => Ok(true),
+        _ => Err(format!("not report or enforce: {}", repr(value))),
+    }
 }
 
 fn controllers(value: &str) -> Result<Vec<String>, String> {
@@ -122,8 +131,11 @@ mod tests {
             labels: BTreeMap::from(labels),
             join_token_file: Some("/etc/token".into()),
             state_dir: "/etc/fleet".into(),
+            enforce: false,
         };
         assert_eq!(section.unwrap(), Some(expected));
+        assert!(fleet("controller=a:1\nreconcile=enforce").unwrap().unwrap().enforce);
+        assert!(!fleet("controller=a:1\nreconcile=report").unwrap().unwrap().enforce);
     }
 
     #[test]
@@ -139,6 +151,7 @@ mod tests {
                 "not a valid label: 'role' (key=value of letters, digits, '.', '_', '-')",
             ),
             ("controller=a:1\nstate_dir=", "empty path"),
+            ("controller=a:1\nreconcile=yes", "not report or enforce: 'yes'"),
         ] {
             let message = format!("{expected} in section 'fleet' (file: '/etc/s.conf')");
             assert_eq!(fleet(options).unwrap_err().to_string(), message);

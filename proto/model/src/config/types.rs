@@ -240,4 +240,6 @@ pub struct FleetSection {
     pub labels: BTreeMap<String, String>,
     pub join_token_file: Option<PathBuf>,
     pub state_dir: PathBuf,
+    /// `reconcile = enforce`: what is stopped or started here against the fleet's wish is put right again.
+    pub enforce: bool,
 }

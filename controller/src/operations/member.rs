@@ -1,0 +1,257 @@
+//! One host of an operation: what it was asked, how far it is, and how it came out. No I/O.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::time::Wall;
+use fleetvisor_proto::convert;
+use fleetvisor_proto::fleet::{
+    self, CommandDone, HostResult, HostState, OperationHost, Outcome, Progress, Verb,
+};
+use tokio::time::Instant;
+
+use super::record::{self, MemberRecord, PlannedHost, ResultRecord, Stage};
+use crate::clock;
+use crate::registry::Host;
+use crate::rollout::Standing;
+
+/// Names that a reason lists at most.
+const NAMES_SHOWN: usize = 5;
+/// Longest text of a host's that is kept, in bytes.
+const TEXT_MAX: usize = 300;
+/// Results of an update at most: a line for a group, and for each process that failed.
+const UPDATE_RESULTS_MAX: usize = 2_000;
+const LEFT: &str = "left stopped: that was asked for later";
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) host: Arc<Host>,
+    pub(super) planned: PlannedHost,
+    pub(super) stage: Stage,
+    /// Revision of its wishes; 0 where there are none.
+    pub(super) wish: u64,
+    pub(super) results: Vec<ResultRecord>,
+    /// Processes that have not answered.
+    open: BTreeSet<ProcessName>,
+    /// The link over which it was told last.
+    pub(super) sent: Option<u64>,
+    /// When it counts as failed without an answer.
+    pub(super) deadline: Option<Instant>,
+    /// How it came out, until that is stored.
+    pub(super) ending: Option<(HostResult, String)>,
+}
+
+impl Member {
+    pub(super) fn new(host: Arc<Host>, planned: PlannedHost) -> Member {
+        let open = planned.processes.iter().cloned().collect();
+        Member {
+            host,
+            planned,
+            stage: Stage::Waiting,
+            wish: 0,
+            results: Vec::new(),
+            open,
+            sent: None,
+            deadline: None,
+            ending: None,
+        }
+    }
+
+    /// As it was stored, under this revision.
+    pub(super) fn take_up(&mut self, stored: MemberRecord, revision: u64) {
+        self.wish = match &stored.stage {
+            Stage::Remembered { wish, .. } => wish.unwrap_or(revision),
+            Stage::Begun { wish, wished } if wish.is_some() || !wished.is_empty() => wish.unwrap_or(revision),
+            Stage::Waiting | Stage::Begun { .. } | Stage::Done { .. } => 0,
+        };
+        for result in &stored.results {
+            self.open.remove(&result.name);
+        }
+        self.stage = stored.stage;
+        self.results = stored.results;
+    }
+
+    pub(super) fn record(&self) -> MemberRecord {
+        MemberRecord { stage: self.stage.clone(), results: self.results.clone() }
+    }
+
+    pub(super) fn is_begun(&self) -> bool {
+        matches!(self.stage, Stage::Begun { .. })
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done { .. })
+    }
+
+    /// Whether anything can be expected of it before it returns.
+    pub(super) fn is_present(&self) -> bool {
+        self.host.is_online()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match &self.stage {
+            Stage::Waiting | Stage::Remembered { .. } => Standing::Waiting { online: self.host.is_online() },
+            Stage::Begun { .. } => Standing::Begun,
+            Stage::Done { forgiven: true, .. } => Standing::Forgiven,
+            Stage::Done { result, .. } => match record::result(result) {
+                HostResult::Failed | HostResult::TimedOut => Standing::Bad,
+                // Nothing was asked of these, so nothing failed.
+                HostResult::Ok
+                | HostResult::Pending
+                | HostResult::Away
+                | HostResult::Expired
+                | HostResult::NotBegun
+                | HostResult::UnderWay
+                | HostResult::Waiting
+                | HostResult::Unspecified => Standing::Good,
+            },
+        }
+    }
+
+    /// Answers that are taken of it.
+    pub(super) fn answers_most(&self, verb: Verb) -> usize {
+        match verb {
+            Verb::Update => UPDATE_RESULTS_MAX,
+            Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+                // Twice over, where it tells a second time what it told before a link broke.
+                self.planned.processes.len() * 2
+            }
+        }
+    }
+
+    /// Takes what it says of a process; the progress to pass on, if that is news.
+    pub(super) fn progress(&mut self, verb: Verb, mut progress: Progress) -> Option<Progress> {
+        // Each process answers once, and only those that were asked.
+        let name = convert::process_name(progress.name.clone()).ok()?;
+        cut(&mut progress.text);
+        let result = ResultRecord {
+            name: name.clone(),
+            outcome: record::outcome_word(progress.outcome()).to_owned(),
+            text: progress.text.clone(),
+        };
+        let is_news = match verb {
+            Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
+            Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+                self.open.remove(&name)
+            }
+        };
+        is_news.then(|| {
+            self.results.push(result);
+            progress
+        })
+    }
+
+    /// Leaves a process out, and says so.
+    pub(super) fn leave(&mut self, id: &str, name: ProcessName) -> Option<Progress> {
+        self.open.remove(&name).then(|| {
+            let result = ResultRecord {
+                name,
+                outcome: record::outcome_word(Outcome::Unchanged).to_owned(),
+                text: LEFT.to_owned(),
+            };
+            let progress = result.progress(id);
+            self.results.push(result);
+            progress
+        })
+    }
+
+    pub(super) fn leaves(&self, name: &ProcessName) -> bool {
+        self.results.iter().any(|result| result.text == LEFT && result.name == *name)
+    }
+
+    /// It says that it has finished.
+    pub(super) fn finished(&mut self, done: CommandDone) {
+        let failed = self.results.iter().filter(|result| result.outcome == "failed").count();
+        self.ending = Some(if done.never_begun {
+            (HostResult::NotBegun, "it had not begun, and does not any more".to_owned())
+        } else if !done.error.is_empty() {
+            let mut error = done.error;
+            cut(&mut error);
+            (HostResult::Failed, error)
+        } else if !self.open.is_empty() {
+            (HostResult::Failed, format!("no answer for {}", list(&self.open)))
+        } else if failed > 0 {
+            (HostResult::Failed, format!("{failed} of {} failed", self.results.len()))
+        } else {
+            (HostResult::Ok, String::new())
+        });
+    }
+
+    /// No answer within the limit.
+    pub(super) fn timed_out(&mut self, seconds: u32) {
+        let open = if self.open.is_empty() { "the rest".to_owned() } else { list(&self.open) };
+        self.ending = Some(if self.is_present() {
+            (HostResult::TimedOut, format!("no answer for {open} within {seconds} s"))
+        } else {
+            (HostResult::TimedOut, format!("went away during the command; no answer for {open}"))
+        });
+    }
+
+    /// What is known of a host that is not done, when nobody waits any longer.
+    pub(super) fn unfinished(&self, verb: Verb, stopped: bool, expires: Wall) -> (HostResult, String) {
+        let word = verb.word();
+        match &self.stage {
+            Stage::Begun { .. } => {
+                let reason = "went away during the command; what became of it is known when it returns";
+                (HostResult::Pending, reason.to_owned())
+            }
+            Stage::Waiting | Stage::Remembered { .. } if stopped => {
+                (HostResult::NotBegun, format!("not {}", verb.past()))
+            }
+            Stage::Remembered { .. } => {
+                (HostResult::Pending, format!("{}; will {word} when it returns", absence(&self.host)))
+            }
+            Stage::Waiting | Stage::Done { .. } => (
+                HostResult::Pending,
+                format!("{}; will {word} if it returns before {}", absence(&self.host), clock::utc(expires)),
+            ),
+        }
+    }
+
+    pub(super) fn shown(&self, id: &str, batch: usize) -> OperationHost {
+        let (result, reason, ended) = match &self.stage {
+            Stage::Waiting if self.host.is_online() => (HostResult::Waiting, String::new(), 0),
+            Stage::Waiting | Stage::Remembered { .. } => (HostResult::Pending, absence(&self.host), 0),
+            Stage::Begun { .. } => (HostResult::UnderWay, String::new(), 0),
+            Stage::Done { result, reason, ended, .. } => (record::result(result), reason.clone(), *ended),
+        };
+        OperationHost {
+            host: self.planned.host.clone(),
+            batch: u32::try_from(batch).unwrap_or(u32::MAX),
+            result: result.into(),
+            reason,
+            ended,
+            processes: self.planned.processes.iter().map(Into::into).collect(),
+            results: self.results.iter().map(|result| result.progress(id)).collect(),
+            groups: self.planned.groups.clone(),
+        }
+    }
+}
+
+/// `away since 2026-11-21 10:55:00 UTC`.
+pub(super) fn absence(host: &Host) -> String {
+    let host: fleet::Host = host.describe();
+    match host.state() {
+        HostState::NeverSeen => "enrolled, but never linked so far".to_owned(),
+        HostState::Revoked => "revoked, and refused until it enrols anew".to_owned(),
+        _ => format!("away since {}", clock::utc(Wall(host.since))),
+    }
+}
+
+fn list(names: &BTreeSet<ProcessName>) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
+    let mut text = shown.join(", ");
+    if names.len() > NAMES_SHOWN {
+        let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
+    }
+    text
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+    }
+}
