@@ -10,6 +10,7 @@ use fleetvisor_model::config::{
     Config, ConfigError, Host, LogLevel, LogTarget, byte_size, existing_directory, existing_dirpath, integer,
     load, logging_level, main_logfile, name_to_uid, normalize, octal, repr,
 };
+use serde::{Deserialize, Serialize};
 
 use getopt::{Found, Spelling, getopt};
 
@@ -19,7 +20,7 @@ pub(crate) const SUPERVISOR_VERSION: &str = "4.3.0";
 const KEEPER_OPTION: &str = "--attached-to-keeper=";
 
 /// What a valid command line asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Invocation {
     /// The program as messages call it: with its folder where that is known.
     pub(crate) program: String,
@@ -31,7 +32,7 @@ pub(crate) struct Invocation {
 }
 
 /// Options that win over `[supervisord]`, by their names there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Overrides {
     pub(crate) nodaemon: bool,
     pub(crate) silent: bool,

@@ -13,6 +13,13 @@ pub(crate) fn now() -> Now {
     Now { monotonic: Monotonic(monotonic), wall: Wall(wall) }
 }
 
+/// `2026-11-21 10:55:03,021` in this host's zone, as the daemon's log has it.
+pub(crate) fn log_time(wall: Wall) -> String {
+    chrono::DateTime::from_timestamp_micros(wall.0)
+        .map(|time| time.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S,%3f").to_string())
+        .unwrap_or_default()
+}
+
 /// `Nov 21 10:55 AM` in this host's zone.
 pub(crate) fn local(wall: Wall) -> String {
     chrono::DateTime::from_timestamp_micros(wall.0)

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use fleetvisor_core::decisions::Decisions;
 use fleetvisor_keeper::Request;
 use fleetvisor_link::Wishes;
-use fleetvisor_model::config::{HttpServer, LogLevel, repr};
+use fleetvisor_model::config::{HttpServer, LogLevel, LogTarget, SupervisordSection, repr};
+use fleetvisor_model::state::DaemonState;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
@@ -14,12 +16,15 @@ use tokio::sync::mpsc;
 use crate::children::Children;
 use crate::cli::{self, Exit, Invocation};
 use crate::front::Front;
+use crate::groups::Groups;
 use crate::host::FileSystem;
 use crate::inbox::{Handle, Message};
 use crate::keeper_link::KeeperLink;
+use crate::legacy::Legacy;
 use crate::logs::{self, DaemonLog, Logs};
 use crate::run::{Agent, End};
 use crate::settings::Settings;
+use crate::takeover::{self, Heritage, Unfinished};
 use crate::{fcgi, groups, http, say, startup};
 
 /// `EX_SOFTWARE`: what was needed to go on is gone.
@@ -44,21 +49,32 @@ pub(crate) fn run(descriptor: i32, args: &[OsString]) -> ExitCode {
 }
 
 async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
-    let pid = match startup::greet(&mut keeper).await {
-        Ok(pid) => pid,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "supervisord: {error}");
-            return ExitCode::from(LOST);
+    let cannot = |error: &dyn std::fmt::Display| {
+        let _ = writeln!(std::io::stderr(), "supervisord: {error}");
+        ExitCode::from(LOST)
+    };
+    let greeting = match startup::greet(&mut keeper).await {
+        Ok(greeting) => greeting,
+        Err(error) => return cannot(&error),
+    };
+    let (pid, first) = (greeting.keeper_pid, !greeting.ready);
+    let mut heritage = None;
+    let invocation = if first {
+        match cli::parse(args, &FileSystem) {
+            Ok(invocation) => invocation,
+            Err(exit) => return leave(keeper, &exit).await,
+        }
+    } else {
+        match Heritage::of(greeting) {
+            Ok(left) => heritage.insert(left).settings.invocation.clone(),
+            // What is not understood is not put in order: the programs go on, and the keeper says so.
+            Err(error) => return cannot(&error),
         }
     };
-    let invocation = match cli::parse(args, &FileSystem) {
-        Ok(invocation) => invocation,
-        Err(exit) => return leave(keeper, &exit).await,
-    };
     let (messages, mut inbox) = mpsc::unbounded_channel();
-    let mut daemon = Daemon { pid, invocation, messages, logs: None, next_serial: 0 };
+    let mut daemon = Daemon { pid, invocation, messages, first, logs: None, next_serial: 0 };
     loop {
-        let (end, given_back) = match daemon.live_once(keeper, &mut inbox).await {
+        let (end, given_back) = match daemon.live_once(keeper, &mut inbox, heritage.take()).await {
             Ok(ended) => ended,
             Err((keeper, exit)) => {
                 daemon.close_logs().await;
@@ -93,45 +109,55 @@ struct Daemon {
     pid: i32,
     invocation: Invocation,
     messages: mpsc::UnboundedSender<Message>,
-    /// From the first start on.
+    /// Nothing has been prepared yet, by whichever agent.
+    first: bool,
     logs: Option<Logs>,
     /// Of events: they are counted on when the daemon starts over.
     next_serial: u64,
 }
 
 impl Daemon {
-    /// From reading the configuration to the end of every program. A start that fails gives the keeper back
-    /// with what to say.
+    /// From reading the configuration, or from where another agent has left off, to the end of every program. A
+    /// start that fails gives the keeper back with what to say.
     async fn live_once(
         &mut self,
         mut keeper: KeeperLink,
         inbox: &mut mpsc::UnboundedReceiver<Message>,
+        heritage: Option<Heritage>,
     ) -> Result<(End, KeeperLink), (KeeperLink, Exit)> {
-        let begun = self.begin(&mut keeper).await;
-        let Begun { settings, handle, logs, servers, wishes, pidfile_written } = match begun {
+        let begun = match heritage {
+            Some(heritage) => self.take_up(heritage),
+            None => self.begin(&mut keeper).await,
+        };
+        let mut begun = match begun {
             Ok(begun) => begun,
             Err(exit) => return Err((keeper, exit)),
         };
-        let observed = wishes.as_ref().map(Wishes::all).unwrap_or_default();
-        let fleet = settings.config.fleet.clone().zip(wishes);
-        let front = match Front::start(servers, handle.clone(), logs.clone(), fleet) {
+        let logs = begun.logs.clone();
+        let mut children = Children::new(keeper, logs.clone(), begun.legacy.settings.surroundings());
+        let front = match begun.front(&mut children) {
             Ok(front) => front,
             Err(error) => {
                 let message = format!("cannot start a thread: {error}");
-                return Err((keeper, settings.invocation.usage(&message)));
+                return Err((children.into_keeper(), self.invocation.usage(&message)));
             }
         };
-        let section = &settings.config.supervisord;
-        let children = Children::new(keeper, logs.clone(), settings.surroundings());
-        let agent = Agent::new(
-            settings.config.groups.clone(),
-            observed,
-            children,
-            logs.clone(),
-            handle,
-            section.childlogdir.clone(),
-            self.next_serial,
-        );
+        let Begun { legacy, handle, decisions, groups, next_ticket, unfinished, .. } = begun;
+        let section = &legacy.settings.config.supervisord;
+        let (pidfile, background) = (section.pidfile.clone(), !section.nodaemon);
+        let pidfile_written = legacy.pidfile_written;
+        let mut agent = Agent::new(decisions, groups, next_ticket, legacy, children, logs.clone(), handle);
+        agent.keep();
+        agent.children.ready();
+        if std::mem::take(&mut self.first)
+            && background
+            && let Err(error) = startup::detach_stdio()
+        {
+            logs.line(LogLevel::Error, format!("cannot let go of the terminal: {error}"));
+        }
+        if let Some((unfinished, finished)) = unfinished {
+            agent.take_over(unfinished, finished);
+        }
         let (end, children, next_serial) = agent.run(inbox).await;
         self.next_serial = next_serial;
         if let End::KeeperLost(error) = &end {
@@ -139,7 +165,7 @@ impl Daemon {
         }
         front.stop().await;
         if pidfile_written {
-            let _ = std::fs::remove_file(&section.pidfile);
+            let _ = std::fs::remove_file(&pidfile);
         }
         Ok((end, children.into_keeper()))
     }
@@ -148,7 +174,7 @@ impl Daemon {
         let settings = Settings::load(self.invocation.clone())?;
         let section = &settings.config.supervisord;
         let fail = |message: String| settings.invocation.usage(&message);
-        let first = self.logs.is_none();
+        let first = self.first;
         let mut remarks = startup::remarks_of(&settings);
         startup::prepare(&settings, keeper, first, &mut remarks).await?;
         let handle = Handle::new(self.messages.clone(), settings.facts(self.pid));
@@ -187,24 +213,77 @@ impl Daemon {
             }
         }
         let pidfile_written = startup::write_pidfile(&section.pidfile, self.pid, &logs);
-        if first {
-            keeper.send(Request::Ready, Vec::new());
-            if !section.nodaemon {
-                startup::detach_stdio().map_err(|error| fail(format!("cannot detach: {error}")))?;
+        let wishes = load_wishes(&settings).map_err(|error| fail(error.to_string()))?;
+        let observed = wishes.as_ref().map(Wishes::all).unwrap_or_default();
+        let identifier = section.identifier.clone();
+        let decisions = Decisions::new(observed, identifier, self.next_serial);
+        Ok(Begun {
+            handle,
+            logs,
+            servers,
+            wishes,
+            decisions,
+            groups: Groups::new(settings.config.groups.clone()),
+            next_ticket: 0,
+            legacy: Legacy::new(settings, pidfile_written, 0),
+            unfinished: None,
+        })
+    }
+
+    /// From what another agent has left. Nothing that is wrong here may end the programs.
+    fn take_up(&mut self, heritage: Heritage) -> Result<Begun, Exit> {
+        let lines = heritage.unwritten();
+        let Heritage {
+            settings,
+            pidfile_written,
+            replay,
+            journal,
+            groups,
+            next_ticket,
+            lines: written,
+            servers,
+            programs,
+            predecessor,
+            stash,
+        } = heritage;
+        let handle = Handle::new(self.messages.clone(), settings.facts(self.pid));
+        handle.set_state(replay.decisions.supervisor().state());
+        let logs = match self.open_logs(&settings, &handle) {
+            Ok(logs) => logs,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "supervisord: {error}; going on without it");
+                let mut silent = settings.config.supervisord.clone();
+                silent.logfile = LogTarget::None;
+                self.open_logs_of(&silent, &handle).map_err(|error| settings.invocation.usage(&error))?
             }
+        };
+        if let Err(errno) = startup::raise_files() {
+            logs.line(LogLevel::Error, format!("cannot have more open files: {}", errno.desc()));
         }
-        let wishes = settings
-            .config
-            .fleet
-            .as_ref()
-            .map(|fleet| Wishes::load(&fleet.state_dir))
-            .transpose()
-            .map_err(|error| fail(error.to_string()))?;
-        Ok(Begun { settings, handle, logs, servers, wishes, pidfile_written })
+        let wishes = load_wishes(&settings).unwrap_or_else(|error| {
+            logs.line(LogLevel::Critical, format!("fleet: this host stays without a controller: {error}"));
+            None
+        });
+        let unfinished = Unfinished::new(&replay, programs, stash, lines, predecessor);
+        let decisions = replay.decisions;
+        Ok(Begun {
+            handle,
+            logs,
+            servers,
+            wishes,
+            groups,
+            next_ticket,
+            legacy: Legacy::take_up(settings, pidfile_written, journal, decisions.lines(), written),
+            decisions,
+            unfinished: Some((unfinished, replay.finished)),
+        })
     }
 
     fn open_logs(&mut self, settings: &Settings, handle: &Handle) -> Result<Logs, String> {
-        let section = &settings.config.supervisord;
+        self.open_logs_of(&settings.config.supervisord, handle)
+    }
+
+    fn open_logs_of(&mut self, section: &SupervisordSection, handle: &Handle) -> Result<Logs, String> {
         let cannot = |error: std::io::Error| format!("cannot open the daemon's log: {error}");
         let daemon = DaemonLog::open(section).map_err(cannot)?;
         match &mut self.logs {
@@ -224,14 +303,34 @@ impl Daemon {
     }
 }
 
-/// What a start has brought about.
+/// What a start, or a takeover, has brought about.
 struct Begun {
-    settings: Settings,
+    legacy: Legacy,
     handle: Handle,
     logs: Logs,
     servers: Vec<http::Bound>,
     wishes: Option<Wishes>,
-    pidfile_written: bool,
+    decisions: Decisions,
+    groups: Groups,
+    next_ticket: u64,
+    /// Of another agent, with how the daemon was to end if it had come to that.
+    unfinished: Option<(Unfinished, Option<DaemonState>)>,
+}
+
+impl Begun {
+    /// Starts serving, and keeps the sockets for a successor.
+    fn front(&mut self, children: &mut Children) -> std::io::Result<Front> {
+        let servers = std::mem::take(&mut self.servers);
+        let sockets: Vec<_> = servers.iter().map(http::Bound::handover).collect::<Result<_, _>>()?;
+        let (listening, sockets): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+        children.stash(takeover::SERVERS, serde_json::to_vec(&listening)?, sockets);
+        let fleet = self.legacy.settings.config.fleet.clone().zip(self.wishes.take());
+        Front::start(servers, self.handle.clone(), self.logs.clone(), fleet)
+    }
+}
+
+fn load_wishes(settings: &Settings) -> Result<Option<Wishes>, fleetvisor_link::WishesError> {
+    settings.config.fleet.as_ref().map(|fleet| Wishes::load(&fleet.state_dir)).transpose()
 }
 
 fn remark_on_servers(servers: &[HttpServer], settings: &Settings, logs: &Logs) {

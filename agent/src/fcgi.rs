@@ -43,6 +43,9 @@ enum Cause {
     Chmod(std::io::Error),
 }
 
+/// Before a group's name, the stash's key of its socket.
+pub(crate) const STASH: &str = "fcgi/";
+
 /// Those that are open, by their group's name.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets(BTreeMap<String, Shared>);
@@ -78,15 +81,30 @@ impl Sockets {
         given.map_err(|error| failed(socket, Errno::from_raw(error.raw_os_error().unwrap_or(0))))
     }
 
-    /// The process has ended, or could not be spawned. Nothing where it holds no socket.
-    pub(crate) fn release(&mut self, name: &ProcessName, logs: &Logs) {
-        let Some(shared) = self.0.get_mut(&name.group) else { return };
+    /// A socket of the agent before this one, and those that have it.
+    pub(crate) fn take_up<'a>(
+        &mut self,
+        group: &str,
+        config: &FcgiSocket,
+        listening: OwnedFd,
+        holders: impl Iterator<Item = &'a ProcessName>,
+    ) {
+        let holders = holders.map(|name| name.process.clone()).collect();
+        let shared = Shared { url: config.address.to_string(), listening, holders };
+        self.0.insert(group.to_owned(), shared);
+    }
+
+    /// The process has ended, or could not be spawned. Nothing where it holds no socket; whether it was the last.
+    pub(crate) fn release(&mut self, name: &ProcessName, logs: &Logs) -> bool {
+        let Some(shared) = self.0.get_mut(&name.group) else { return false };
         shared.holders.remove(&name.process);
         if shared.holders.is_empty()
             && let Some(shared) = self.0.remove(&name.group)
         {
             logs.line(LogLevel::Info, format!("Closing socket {}", shared.url));
+            return true;
         }
+        false
     }
 }
 

@@ -10,10 +10,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fleetvisor_model::config::{Group, LogTarget};
+use serde::{Deserialize, Serialize};
 
 use crate::inbox::{Changes, ConfiguredGroup};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Groups {
     /// As last read.
     read: Vec<Group>,

@@ -82,7 +82,6 @@ pub(crate) enum Message {
     ListenerSays {
         instance: Instance,
         data: Vec<u8>,
-        #[allow(dead_code, reason = "for the agent that takes over")]
         upto: u64,
     },
     /// Written by a program whose output makes events.

@@ -38,6 +38,11 @@ impl KeeperLink {
         }
     }
 
+    /// Requests that the socket has not taken yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.writer.queued()
+    }
+
     /// The next event. Nothing is lost where this is cancelled.
     pub(crate) async fn next(&mut self) -> Result<(Event, Vec<OwnedFd>), LinkError> {
         loop {

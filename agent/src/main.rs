@@ -13,7 +13,9 @@ mod groups;
 mod host;
 mod http;
 mod inbox;
+mod journal;
 mod keeper_link;
+mod legacy;
 mod logs;
 mod program;
 mod rpc;
@@ -21,6 +23,7 @@ mod run;
 mod settings;
 mod startup;
 mod stdin;
+mod takeover;
 mod update;
 
 use std::ffi::OsString;

@@ -1,14 +1,15 @@
 //! The loop: wait for an input or the next deadline, let the core step, perform what it asks. Nothing here
 //! awaits slow work; front ends, logs and the keeper talk to it by messages.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use fleetvisor_core::decisions::{Act, Decisions, Step};
 use fleetvisor_core::effect::{Change, Effect, Instance};
 use fleetvisor_core::event::{Channel, Event as Told, Written};
-use fleetvisor_core::pool::{Deed, Pools};
+use fleetvisor_core::pool::Deed;
 use fleetvisor_core::request::{Outcome, Processes, Refusal, Request, Ticket, Verb};
 use fleetvisor_core::supervisor::{Input, Supervisor};
 use fleetvisor_keeper::{Event, LinkError, errno_name};
@@ -24,7 +25,9 @@ use crate::clock;
 use crate::fcgi::{self, Sockets};
 use crate::groups::{Groups, choose_auto_logs};
 use crate::inbox::{Handle, Message, StdinError, Watched};
+use crate::journal::Entry;
 use crate::keeper_link::wording;
+use crate::legacy::Legacy;
 use crate::logs::Logs;
 use crate::program;
 
@@ -63,86 +66,80 @@ struct LastWords {
 
 #[derive(Debug)]
 pub(crate) struct Agent {
-    core: Supervisor,
-    children: Children,
+    pub(crate) decisions: Decisions,
+    pub(crate) children: Children,
     groups: Groups,
-    logs: Logs,
+    pub(crate) logs: Logs,
     handle: Handle,
-    /// Inputs that came about while effects were performed.
-    inputs: VecDeque<Input>,
+    pub(crate) legacy: Legacy,
+    /// Steps that came about while acts were performed.
+    steps: VecDeque<Step>,
     askers: HashMap<Ticket, Asker>,
     next_ticket: u64,
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
-    childlogdir: PathBuf,
-    pools: Pools,
-    sockets: Sockets,
+    pub(crate) sockets: Sockets,
     last_words: Vec<LastWords>,
-    /// Until all groups are there nothing but their coming is told; the rest waits here.
-    untold: Option<Vec<Told>>,
-    finished: Option<DaemonState>,
+    /// The daemon is to end, or to start over, at once.
+    pub(crate) finished: Option<DaemonState>,
 }
 
 impl Agent {
+    /// With what was decided already: nothing at a start.
     pub(crate) fn new(
-        groups: Vec<Group>,
-        wishes: BTreeMap<ProcessName, bool>,
+        decisions: Decisions,
+        groups: Groups,
+        next_ticket: u64,
+        legacy: Legacy,
         children: Children,
         logs: Logs,
         handle: Handle,
-        childlogdir: PathBuf,
-        next_serial: u64,
     ) -> Agent {
-        let identifier = handle.facts().identifier.clone();
         Agent {
-            core: Supervisor::new(wishes),
+            decisions,
             children,
-            groups: Groups::new(groups),
+            groups,
             logs,
             handle,
-            inputs: VecDeque::new(),
+            legacy,
+            steps: VecDeque::new(),
             askers: HashMap::new(),
-            next_ticket: 0,
+            next_ticket,
             watchers: Vec::new(),
-            childlogdir,
-            pools: Pools::new(identifier, next_serial),
             sockets: Sockets::default(),
             last_words: Vec::new(),
-            untold: Some(Vec::new()),
             finished: None,
         }
+    }
+
+    /// From here on this agent can be succeeded.
+    pub(crate) fn keep(&mut self) {
+        let Agent { decisions, groups, legacy, children, logs, next_ticket, .. } = self;
+        legacy.keep(decisions, groups, *next_ticket, children, logs);
     }
 
     /// Runs until everything has stopped. The children and the next event's serial are given back with the
     /// end, for a new start.
     pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children, u64) {
         let end = self.live(inbox).await;
-        (end, self.children, self.pools.next_serial())
+        (end, self.children, self.decisions.pools().next_serial())
     }
 
     async fn live(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> End {
-        for name in self.groups.names() {
-            match self.ready_group(&name) {
-                Ok(group) => self.request(Request::AddGroup(group), Asker::Nobody),
-                Err(refusal) => {
-                    let line = format!("group {name} is not started: {}", program::spawn_error(&refusal));
-                    self.logs.line(LogLevel::Critical, line);
-                }
-            }
-        }
-        let untold = self.untold.take().unwrap_or_default();
-        for event in std::iter::once(Told::DaemonRunning).chain(untold) {
-            self.pools.notify(event);
+        if !self.decisions.have_begun() {
+            self.begin();
         }
         loop {
-            self.perform_deeds();
             self.end_last_words();
             match self.finished {
                 Some(DaemonState::Restarting) => return End::Restart,
                 Some(_) => return End::Shutdown,
                 None => {}
             }
-            let deadline = self.core.deadline();
-            let tick = self.pools.deadline(clock::now());
+            if self.last_words.is_empty() {
+                self.keep();
+            }
+            let deadline = self.core().deadline();
+            let tick = self.decisions.pools().deadline(clock::now());
             let spoken = self.last_words.iter().map(|listener| listener.until).min();
             tokio::select! {
                 message = inbox.recv() => {
@@ -155,10 +152,30 @@ impl Agent {
                     Err(error) => return End::KeeperLost(error),
                 },
                 () = until(deadline) => self.input(Input::Tick),
-                () = until(tick) => self.pools.tick(clock::now()),
+                () = until(tick) => self.take(Step::PoolTick),
                 () = until(spoken) => {}
             }
         }
+    }
+
+    fn begin(&mut self) {
+        for name in self.groups.names() {
+            if self.core().group(&name).is_some() {
+                continue;
+            }
+            match self.ready_group(&name) {
+                Ok(group) => self.request(Request::AddGroup(group), Asker::Nobody),
+                Err(refusal) => {
+                    let line = format!("group {name} is not started: {}", program::spawn_error(&refusal));
+                    self.logs.line(LogLevel::Critical, line);
+                }
+            }
+        }
+        self.take(Step::Begun);
+    }
+
+    pub(crate) fn core(&self) -> &Supervisor {
+        self.decisions.supervisor()
     }
 
     fn message(&mut self, message: Message) {
@@ -176,30 +193,26 @@ impl Agent {
             Message::Shutdown { answer } => self.request(Request::Shutdown, Asker::Daemon(answer)),
             Message::Restart { answer } => self.request(Request::Restart, Asker::Daemon(answer)),
             Message::Reread { config, answer } => {
-                for warning in &config.warnings {
-                    self.logs.line(LogLevel::Warn, warning);
-                }
-                for info in &config.infos {
-                    self.logs.line(LogLevel::Info, info);
-                }
+                // What reading it has to remark is logged at the start only, as by Supervisor.
+                self.note(Entry::Read(Cow::Borrowed(&config.groups)));
                 let _ = answer.send(self.groups.reread(config.groups));
             }
             Message::Status { name, answer } => {
                 let now = clock::now();
-                let _ = answer.send(self.core.process(&name).map(|process| process.status(now)));
+                let _ = answer.send(self.core().process(&name).map(|process| process.status(now)));
             }
             Message::Statuses { answer } => {
-                let _ = answer.send(self.core.statuses(clock::now()));
+                let _ = answer.send(self.core().statuses(clock::now()));
             }
             Message::GroupNames { group, answer } => {
                 let names = self
-                    .core
+                    .core()
                     .group(&group)
                     .map(|group| group.processes.iter().map(|process| process.name.clone()).collect());
                 let _ = answer.send(names);
             }
             Message::Configs { answer } => {
-                let _ = answer.send(self.groups.configured(|name| self.core.group(name)));
+                let _ = answer.send(self.groups.configured(|name| self.core().group(name)));
             }
             Message::WriteStdin { name, data, answer } => {
                 let _ = answer.send(self.write_stdin(&name, &data));
@@ -210,8 +223,8 @@ impl Agent {
                 }
             }
             Message::Drained { instance, status } => {
-                let input = self.children.drained(instance, status);
-                self.input(input);
+                self.input(Input::Exited { instance, status });
+                self.children.release(instance);
             }
             Message::Wishes { wishes } => {
                 for (name, run) in wishes {
@@ -219,9 +232,9 @@ impl Agent {
                 }
             }
             Message::RemoteEvent { kind, data } => self.tell(Told::Remote { kind, data }),
-            Message::ListenerSays { instance, data, .. } => {
-                if let Some(name) = self.core.name_of(instance) {
-                    self.pools.read(name, &data);
+            Message::ListenerSays { instance, data, upto } => {
+                if self.core().name_of(instance).is_some() {
+                    self.take(Step::Heard { instance, data, upto });
                 }
             }
             Message::Logged { instance, channel, data } => {
@@ -245,7 +258,7 @@ impl Agent {
                 self.input(input);
             }
             Event::SpawnFailed { id, step, errno } => {
-                let name = self.core.name_of(Instance(id));
+                let name = self.core().name_of(Instance(id));
                 let name = name.map_or("", |name| name.process.as_str());
                 let error = wording::spawn_failed(name, step, errno);
                 let input = self.children.spawn_failed(id, error);
@@ -260,7 +273,10 @@ impl Agent {
                 let status = wording::exit_status(exit);
                 self.logs.line(LogLevel::Info, format!("reaped unknown pid {pid} ({status})"));
             }
-            Event::Relayed { signo } => self.relayed(Signal(signo)),
+            Event::Relayed { signo } => {
+                self.relayed(Signal(signo));
+                self.children.heard(Signal(signo));
+            }
             Event::Refused { id, reason } => {
                 self.logs.line(LogLevel::Critical, format!("the keeper refused a request: {reason}"));
                 if let Some(input) = id.and_then(|id| self.children.refused(id, reason)) {
@@ -271,7 +287,9 @@ impl Agent {
             | Event::Prepared
             | Event::PrepareFailed { .. }
             | Event::Adopted { .. }
-            | Event::Stashed { .. } => {
+            | Event::Stashed { .. }
+            | Event::Signalled { .. }
+            | Event::Succeeded { .. } => {
                 self.logs.line(LogLevel::Error, "the keeper answered what nobody asked");
             }
         }
@@ -285,7 +303,7 @@ impl Agent {
                 self.logs.line(LogLevel::Warn, format!("received {name} indicating exit request"));
                 self.request(Request::Shutdown, Asker::Nobody);
             }
-            Signal::HUP if self.core.state() == DaemonState::Shutdown => {
+            Signal::HUP if self.core().state() == DaemonState::Shutdown => {
                 let line = format!("ignored {name} indicating restart request (shutdown in progress)");
                 self.logs.line(LogLevel::Warn, line);
             }
@@ -310,7 +328,7 @@ impl Agent {
     ) {
         let refused = match verb {
             Verb::Start { .. } | Verb::Restart => self
-                .core
+                .core()
                 .affected(verb, &processes)
                 .into_iter()
                 .filter_map(|process| {
@@ -327,19 +345,24 @@ impl Agent {
     /// A group as last read, with everything done that comes before its start.
     fn ready_group(&mut self, name: &str) -> Result<Group, Refusal> {
         let mut group = self.groups.find(name).cloned().ok_or(Refusal::BadName)?;
-        if self.core.group(name).is_some() {
+        if self.core().group(name).is_some() {
             return Err(Refusal::AlreadyAdded);
         }
         let as_read = group.clone();
-        choose_auto_logs(&mut group, &self.childlogdir, &self.handle.facts().identifier)
-            .map_err(Refusal::Failed)?;
+        choose_auto_logs(
+            &mut group,
+            &self.legacy.settings.config.supervisord.childlogdir,
+            &self.handle.facts().identifier,
+        )
+        .map_err(Refusal::Failed)?;
+        self.note(Entry::Added(Cow::Borrowed(&as_read)));
         self.groups.added(as_read);
         Ok(group)
     }
 
     /// As [`Self::ready_group`], for one that comes while the daemon runs.
     fn ready_new_group(&mut self, name: &str) -> Result<Group, Refusal> {
-        if self.core.group(name).is_none()
+        if self.core().group(name).is_none()
             && let Some(group) = self.groups.find(name)
         {
             fcgi::try_out(std::slice::from_ref(group), &self.logs)
@@ -355,43 +378,68 @@ impl Agent {
         self.input(Input::Request { ticket, request });
     }
 
-    fn input(&mut self, input: Input) {
-        self.inputs.push_back(input);
-        while let Some(input) = self.inputs.pop_front() {
-            let mut ended = match &input {
-                Input::Exited { instance, .. } | Input::SpawnFailed { instance, .. } => {
-                    self.core.name_of(*instance).cloned()
+    pub(crate) fn input(&mut self, input: Input) {
+        self.take(Step::Input(input));
+    }
+
+    /// Everything that is decided comes from here: noted first, for a successor, then performed.
+    pub(crate) fn take(&mut self, step: Step) {
+        self.steps.push_back(step);
+        self.take_all();
+    }
+
+    /// Those that came about while acts were performed.
+    pub(crate) fn take_all(&mut self) {
+        while let Some(step) = self.steps.pop_front() {
+            let mut ended = match &step {
+                Step::Input(Input::Exited { instance, .. } | Input::SpawnFailed { instance, .. }) => {
+                    self.core().name_of(*instance).cloned()
                 }
-                Input::Request { .. } | Input::Spawned { .. } | Input::SignalFailed { .. } | Input::Tick => {
-                    None
-                }
+                Step::Input(_)
+                | Step::Tell(_)
+                | Step::Heard { .. }
+                | Step::Wrote { .. }
+                | Step::SendFailed { .. }
+                | Step::PoolTick
+                | Step::Begun => None,
             };
-            let effects = self.core.step(input, clock::now());
-            self.handle.set_state(self.core.state());
-            for effect in effects {
-                let is_line = matches!(effect, Effect::Log { .. });
-                self.perform(effect);
+            let now = clock::now();
+            self.legacy.note(now, Entry::Step(Cow::Borrowed(&step)), &mut self.children, &self.logs);
+            let acts = self.decisions.take(step, now);
+            self.handle.set_state(self.core().state());
+            for act in acts {
+                let is_line = matches!(act, Act::Effect(Effect::Log { .. }));
+                match act {
+                    Act::Effect(effect) => self.perform(effect),
+                    Act::Deed(deed) => self.perform_deed(deed),
+                }
                 // Behind the line that says how it ended, before what comes of it.
-                if let Some(name) = ended.take_if(|_| is_line) {
-                    self.sockets.release(&name, &self.logs);
+                if let Some(name) = ended.take_if(|_| is_line)
+                    && self.sockets.release(&name, &self.logs)
+                {
+                    self.children.unstash(&(fcgi::STASH.to_owned() + &name.group));
                 }
             }
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn note(&mut self, entry: Entry<'_>) {
+        self.legacy.note(clock::now(), entry, &mut self.children, &self.logs);
+    }
+
+    pub(crate) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Spawn { instance, name } => {
                 if let Err(error) = self.spawn(instance, &name) {
-                    // After the effects that are still to be performed.
-                    self.inputs.push_back(Input::SpawnFailed { instance, error });
+                    // After the acts that are still to be performed.
+                    self.steps.push_back(Step::Input(Input::SpawnFailed { instance, error }));
                 }
             }
             Effect::Signal { instance, signal, to_group } => {
                 let last_words =
                     LastWords { instance, signal, to_group, until: clock::now().monotonic + LAST_WORDS };
                 if signal != Signal::KILL
-                    && self.core.state() != DaemonState::Running
+                    && self.core().state() != DaemonState::Running
                     && self.speaks(instance)
                 {
                     self.last_words.push(last_words);
@@ -399,41 +447,56 @@ impl Agent {
                     self.children.signal(instance, signal, to_group);
                 }
             }
-            Effect::Changed(change) => self.changed(change),
+            Effect::Changed(change) => self.changed(&change),
             Effect::Outcome { ticket, name, outcome } => self.answer(ticket, name, outcome),
             Effect::Done { ticket } => {
                 self.askers.remove(&ticket);
             }
             Effect::GroupAdded(group) => {
-                self.pools.add(&group, clock::now());
-                self.pools.notify(Told::GroupAdded(group.name.clone()));
                 for process in &group.processes {
                     self.tell_watchers(&process.name);
                 }
             }
             Effect::GroupRemoved(group) => {
                 self.groups.removed(&group.name);
-                self.pools.remove(&group.name, clock::now());
-                self.tell(Told::GroupRemoved(group.name.clone()));
                 for process in group.processes {
                     self.watchers
                         .retain(|watcher| watcher.send(Watched::Removed(process.name.clone())).is_ok());
                 }
             }
-            Effect::Log { level, line } => self.logs.line(level, line),
-            Effect::Stopping => self.tell(Told::DaemonStopping),
+            Effect::Log { level, line } => self.legacy.line(level, line, &self.logs),
+            Effect::Stopping => {}
             Effect::Finished(state) => self.finished = Some(state),
         }
     }
 
+    fn perform_deed(&mut self, deed: Deed) {
+        match deed {
+            Deed::Send { name, envelope } => {
+                let instance = self.core().process(&name).and_then(|process| process.instance());
+                let sent =
+                    instance.is_some_and(|it| self.children.write_stdin(it, envelope.as_bytes()).is_ok());
+                if !sent {
+                    self.steps.push_back(Step::SendFailed { name });
+                }
+            }
+            Deed::Log { level, line } => self.legacy.line(level, line, &self.logs),
+            Deed::Print(text) => self.logs.print(text),
+        }
+    }
+
     fn spawn(&mut self, instance: Instance, name: &ProcessName) -> Result<(), String> {
-        let Some(config) = self.core.process(name).map(|process| process.config().clone()) else {
+        let Some(config) = self.core().process(name).map(|process| process.config().clone()) else {
             return Ok(());
         };
-        let kind = self.core.group(&name.group).map(|group| &group.kind);
+        let kind = self.decisions.supervisor().group(&name.group).map(|group| &group.kind);
         let stdin = match kind {
             Some(GroupKind::Fcgi(socket)) => {
-                Some(self.sockets.hold(name, socket, &self.logs).map_err(|error| error.to_string())?)
+                let held = self.sockets.hold(name, socket, &self.logs).map_err(|error| error.to_string())?;
+                if let Ok(kept) = held.try_clone() {
+                    self.children.stash(&(fcgi::STASH.to_owned() + &name.group), Vec::new(), vec![kept]);
+                }
+                Some(held)
             }
             Some(GroupKind::Programs | GroupKind::Listeners { .. }) | None => None,
         };
@@ -462,7 +525,7 @@ impl Agent {
 
     /// Whether it is a listener that has an event to answer.
     fn speaks(&self, instance: Instance) -> bool {
-        self.core.name_of(instance).is_some_and(|name| self.pools.is_busy(name))
+        self.core().name_of(instance).is_some_and(|name| self.decisions.pools().is_busy(name))
     }
 
     /// Signals the listeners that have answered, or had their time.
@@ -477,63 +540,41 @@ impl Agent {
         }
     }
 
-    fn changed(&mut self, change: Change) {
+    fn changed(&mut self, change: &Change) {
         self.tell_watchers(&change.name);
-        self.tell(Told::State(change.clone()));
-        self.pools.changed(&change);
     }
 
     fn tell(&mut self, event: Told) {
-        match &mut self.untold {
-            Some(untold) => untold.push(event),
-            None => self.pools.notify(event),
+        if self.decisions.is_heard(event.name()) {
+            self.take(Step::Tell(event));
         }
     }
 
     fn written(&self, instance: Instance, channel: Channel, data: Vec<u8>) -> Option<Written> {
-        let name = self.core.name_of(instance)?.clone();
-        let pid = self.core.process(&name).map_or(0, |process| process.pid());
+        let name = self.core().name_of(instance)?.clone();
+        let pid = self.core().process(&name).map_or(0, |process| process.pid());
         Some(Written { name, pid, channel, data })
-    }
-
-    /// Sends listeners what is due to them, until nothing more can be sent.
-    fn perform_deeds(&mut self) {
-        loop {
-            let deeds = self.pools.take_deeds();
-            if deeds.is_empty() {
-                return;
-            }
-            for deed in deeds {
-                match deed {
-                    Deed::Send { name, envelope } => {
-                        let instance = self.core.process(&name).and_then(|process| process.instance());
-                        let sent = instance
-                            .is_some_and(|it| self.children.write_stdin(it, envelope.as_bytes()).is_ok());
-                        if !sent {
-                            self.pools.send_failed(&name);
-                        }
-                    }
-                    Deed::Log { level, line } => self.logs.line(level, line),
-                    Deed::Print(text) => self.logs.print(text),
-                }
-            }
-        }
     }
 
     fn tell_watchers(&mut self, name: &ProcessName) {
         if self.watchers.is_empty() {
             return;
         }
-        if let Some(status) = self.core.process(name).map(|process| process.status(clock::now())) {
+        if let Some(status) = self.core().process(name).map(|process| process.status(clock::now())) {
             self.watchers.retain(|watcher| watcher.send(Watched::Changed(status.clone())).is_ok());
         }
     }
 
     fn write_stdin(&mut self, name: &ProcessName, data: &[u8]) -> Result<(), StdinError> {
-        let process = self.core.process(name).ok_or(StdinError::BadName)?;
+        let process = self.core().process(name).ok_or(StdinError::BadName)?;
         let is_open = process.pid() != 0 && process.state() != ProcessState::Stopping;
         let instance = process.instance().filter(|_| is_open).ok_or(StdinError::NotRunning)?;
-        self.children.write_stdin(instance, data).map_err(|_| StdinError::NoFile)
+        self.children.write_stdin(instance, data).map_err(|_| StdinError::NoFile)?;
+        let group = self.core().group(&name.group);
+        if group.is_some_and(|group| matches!(group.kind, GroupKind::Listeners { .. })) {
+            self.take(Step::Wrote { instance, bytes: data.len() as u64 });
+        }
+        Ok(())
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use fleetvisor_model::config::{self, Config, HttpAddress};
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{Exit, Invocation};
 use crate::host::FileSystem;
 use crate::inbox::{Facts, Handle};
 use crate::program::Surroundings;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) invocation: Invocation,
     pub(crate) config: Config,

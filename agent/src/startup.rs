@@ -1,10 +1,14 @@
 //! From a valid configuration to a daemon that may begin: user, limits and folder of keeper and agent, the
 //! daemon's log, the sockets, the pidfile. What can't be done ends the start with Supervisor's message.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use fleetvisor_core::effect::Instance;
+use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_keeper::frame::{Identity, Prepare, PrepareStep};
-use fleetvisor_keeper::{Event, LinkError, Request};
+use fleetvisor_keeper::{Event, LinkError, ProgramEnds, Request};
 use fleetvisor_model::config::{LogLevel, SupervisordSection, name_to_uid};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -14,6 +18,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use crate::cli::Exit;
 use crate::host::FileSystem;
 use crate::keeper_link::KeeperLink;
+use crate::keeper_link::wording::exit_status;
 use crate::logs::Logs;
 use crate::program::become_user;
 use crate::settings::Settings;
@@ -36,15 +41,75 @@ impl Remarks {
     }
 }
 
-/// The keeper greets first; its pid is the daemon's.
-pub(crate) async fn greet(keeper: &mut KeeperLink) -> Result<i32, LinkError> {
+/// What the keeper says first.
+#[derive(Debug, Default)]
+pub(crate) struct Greeting {
+    /// The daemon's, for people and service managers.
+    pub(crate) keeper_pid: i32,
+    /// Another agent was up before this one.
+    pub(crate) ready: bool,
+    /// How it ended.
+    pub(crate) predecessor: Option<(i32, ExitStatus)>,
+    pub(crate) programs: BTreeMap<Instance, Program>,
+    pub(crate) stash: BTreeMap<String, (Vec<u8>, Vec<OwnedFd>)>,
+}
+
+/// A program that another agent has spawned.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) pid: i32,
+    /// Those of its pipes; `None` where there was no room for them.
+    pub(crate) ends: Option<ProgramEnds>,
+    pub(crate) exited: Option<ExitStatus>,
+    /// Signals that it has got.
+    pub(crate) signals: u64,
+}
+
+/// Says hello; the answer is everything that there is already.
+pub(crate) async fn greet(keeper: &mut KeeperLink) -> Result<Greeting, LinkError> {
     let versions = fleetvisor_keeper::frame::VERSIONS.to_vec();
     keeper.send(Request::Hello { versions }, Vec::new());
-    loop {
-        if let (Event::Hello { keeper_pid, .. }, _) = keeper.next().await? {
-            return Ok(keeper_pid);
+    let mut greeting = Greeting::default();
+    let mut coming = None;
+    let mut signals = 0;
+    while coming != Some(0) {
+        let (event, descriptors) = keeper.next().await?;
+        match event {
+            Event::Hello { keeper_pid, ready, adopted, stashed, .. } => {
+                (greeting.keeper_pid, greeting.ready) = (keeper_pid, ready);
+                coming = Some(u64::from(adopted) + u64::from(stashed));
+                continue;
+            }
+            Event::Succeeded { pid, exit } => {
+                greeting.predecessor = Some((pid, exit_status(exit)));
+                continue;
+            }
+            Event::Signalled { count, .. } => {
+                signals = count;
+                continue;
+            }
+            Event::Adopted { id, pid, pipes, exited } => {
+                let ends = ProgramEnds::new(pipes, descriptors);
+                let exited = exited.map(|exited| exit_status(exited.exit));
+                let signals = std::mem::take(&mut signals);
+                greeting.programs.insert(Instance(id), Program { pid, ends, exited, signals });
+            }
+            Event::Stashed { key, bytes } => {
+                greeting.stash.insert(key, (bytes, descriptors));
+            }
+            Event::Prepared
+            | Event::PrepareFailed { .. }
+            | Event::Spawned { .. }
+            | Event::SpawnFailed { .. }
+            | Event::Exited { .. }
+            | Event::SignalFailed { .. }
+            | Event::Reaped { .. }
+            | Event::Relayed { .. }
+            | Event::Refused { .. } => continue,
         }
+        coming = coming.map(|coming| coming - 1);
     }
+    Ok(greeting)
 }
 
 /// Makes keeper and agent what the configuration says they are. Limits, folder and umask are set at the first
@@ -161,17 +226,22 @@ fn become_the_same(
         setgid(Gid::from_raw(user.gid))?;
         setuid(Uid::from_raw(user.uid))?;
     }
-    // As many as it may: clients and logs of this process must not run short before programs do, which get the
-    // keeper's limit.
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
+    raise_files()?;
     if background {
         if let Some(directory) = &section.directory {
             nix::unistd::chdir(directory)?;
         }
         umask(Mode::from_bits_truncate(section.umask));
+    }
+    Ok(())
+}
+
+/// As many as it may: clients and logs of this process must not run short before programs do, which get the
+/// keeper's limit.
+pub(crate) fn raise_files() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 //! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
 //! - [`status_page`]: the page of one host in a browser.
 //! - [`bad_input`]: what nobody should send.
+//! - [`succession`]: agents that die or are replaced while programs go on.
 //! - [`fleet`]: a controller with hosts.
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests")]
@@ -35,6 +36,7 @@ mod logs;
 mod options;
 mod python_listeners;
 mod status_page;
+mod succession;
 mod superlance;
 mod supervisorctl;
 mod terminal;

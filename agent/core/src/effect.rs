@@ -4,11 +4,12 @@ use fleetvisor_model::config::{Group, LogLevel};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::{DaemonState, ProcessState};
+use serde::{Deserialize, Serialize};
 
 use crate::request::{Outcome, Ticket};
 
 /// One run of a process, never used again: a signal by it can't reach another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instance(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub enum Effect {
 }
 
 /// A process went from one state to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub name: ProcessName,
     pub from: ProcessState,

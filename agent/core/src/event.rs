@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::ProcessState;
+use serde::{Deserialize, Serialize};
 
 use crate::effect::Change;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Channel {
     Stdout,
     Stderr,
@@ -24,7 +25,7 @@ impl Channel {
 }
 
 /// Seconds between two ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Period {
     Five,
     Minute,
@@ -52,7 +53,7 @@ impl Period {
 }
 
 /// What a process wrote, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     pub name: ProcessName,
     pub pid: i32,
@@ -60,7 +61,7 @@ pub struct Written {
     pub data: Vec<u8>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     State(Change),
     Log(Written),

@@ -1,5 +1,6 @@
 //! One event listener's side of the protocol: READY, then a RESULT for each event. Pure parsing: what a
 //! result means for its event is decided in [`crate::pool`].
+use serde::{Deserialize, Serialize};
 
 use crate::event::bytes_repr;
 
@@ -10,7 +11,7 @@ const BEFORE_LENGTH: usize = 7;
 const LONGEST_LINE: usize = 4096;
 const LONGEST_RESULT: usize = 4 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum State {
     /// Its last event is done; it has not said READY yet.
     Acknowledged,
@@ -42,7 +43,7 @@ pub(crate) enum Said {
     Nonsense,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Listener {
     state: State,
     buffer: Vec<u8>,

@@ -9,6 +9,7 @@ use fleetvisor_model::config::{Group, GroupKind, LogLevel, ResultHandler};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::time::{Monotonic, Now};
+use serde::{Deserialize, Serialize};
 
 use crate::effect::Change;
 use crate::event::{Event, Period, covers, envelope};
@@ -30,14 +31,14 @@ pub enum Deed {
     Print(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Queued {
     event: Rc<Event>,
     serial: u64,
     poolserial: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Member {
     name: ProcessName,
     running: bool,
@@ -47,7 +48,7 @@ struct Member {
     busy_with: Option<Queued>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Pool {
     name: String,
     priority: i64,
@@ -59,7 +60,7 @@ struct Pool {
     members: Vec<Member>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Pools {
     identifier: String,
     /// By priority.
@@ -67,6 +68,7 @@ pub struct Pools {
     next_serial: u64,
     /// The beginning of each period that somebody waits for the end of, in seconds since 1970.
     ticked: [Option<i64>; 3],
+    #[serde(skip)]
     deeds: Vec<Deed>,
 }
 
@@ -146,10 +148,15 @@ impl Pools {
         }
     }
 
+    /// Whether anybody subscribes to events of this name.
+    pub fn is_heard(&self, name: &str) -> bool {
+        self.pools.iter().any(|pool| pool.covers(name))
+    }
+
     /// Buffers an event for everyone who subscribes to it.
     pub fn notify(&mut self, event: Event) {
         let name = event.name();
-        if !self.pools.iter().any(|pool| pool.covers(name)) {
+        if !self.is_heard(name) {
             return;
         }
         let event = Rc::new(event);

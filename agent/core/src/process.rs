@@ -26,6 +26,7 @@ use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_model::time::{Monotonic, Now, Wall};
+use serde::{Deserialize, Serialize};
 
 use crate::effect::{Change, Effect, Instance};
 use crate::exit::ExitStatus;
@@ -65,7 +66,7 @@ pub struct Context<'a> {
     pub effects: &'a mut Vec<Effect>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Process {
     config: config::Process,
     state: ProcessState,
@@ -80,7 +81,7 @@ pub struct Process {
 }
 
 /// A child that exists, or is being made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Run {
     instance: Instance,
     /// 0 until the spawn is confirmed.
@@ -449,7 +450,7 @@ mod tests {
         world.settle();
         world.exits(&name(), ExitStatus::Code(1));
         assert_eq!(world.state("g", "p"), ProcessState::Fatal);
-        assert_eq!(world.core.deadline(), None);
+        assert_eq!(world.core().deadline(), None);
         let last = world.lines.last().unwrap();
         assert_eq!(last, "gave up: p entered FATAL state, too many start retries too quickly");
     }
@@ -471,7 +472,7 @@ mod tests {
         world.pass(Duration::from_secs(5));
         world.exits(&name(), ExitStatus::Code(0));
         assert_eq!(world.state("g", "p"), ProcessState::Exited);
-        assert_eq!(world.core.deadline(), None);
+        assert_eq!(world.core().deadline(), None);
     }
 
     #[test]
@@ -512,7 +513,7 @@ mod tests {
         assert_eq!(world.state("g", "p"), ProcessState::Backoff);
         world.verb(Verb::Stop { wait: true }, "g", "p");
         assert_eq!(world.state("g", "p"), ProcessState::Stopped);
-        assert_eq!(world.core.deadline(), None);
+        assert_eq!(world.core().deadline(), None);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use fleetvisor_model::config::Group;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 /// The asker's mark on a request; its outcomes carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     Verb {
         verb: Verb,
@@ -29,7 +30,7 @@ pub enum Request {
     Restart,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verb {
     /// With `wait`, answered when RUNNING or failed; else when spawned.
     Start {
@@ -44,7 +45,7 @@ pub enum Verb {
     Signal(Signal),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Processes {
     /// Each is answered, also where it has nothing to do.
     Named(Vec<ProcessName>),
@@ -57,7 +58,7 @@ pub enum Processes {
 pub type Outcome = Result<(), Refusal>;
 
 /// Why a request could not be carried out; front ends word it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     BadName,
     NoFile(String),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fleetvisor_model::config::LogLevel;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_model::time::{Monotonic, Now};
+use serde::{Deserialize, Serialize};
 
 use crate::effect::Effect;
 use crate::process::Event;
@@ -14,7 +15,7 @@ use crate::supervisor::{Key, Supervisor};
 /// How often the log names what is waited for.
 const REPORT: Duration = Duration::from_secs(3);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ending {
     announced: bool,
     finished: bool,

@@ -9,6 +9,7 @@ use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::{DaemonState, ProcessState};
 use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_model::time::{Monotonic, Now};
+use serde::{Deserialize, Serialize};
 
 use crate::effect::{Effect, Instance};
 use crate::exit::ExitStatus;
@@ -19,7 +20,7 @@ use crate::tickets::{Awaited, Tickets};
 use crate::verbs::has_something_to_do;
 
 /// Everything that can happen, from the core's point of view.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     Request {
         ticket: Ticket,
@@ -46,26 +47,30 @@ pub enum Input {
 }
 
 /// A process's place for as long as its group exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Key(u64);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Member {
     config: Group,
     pub(crate) keys: Vec<Key>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Supervisor {
     /// By priority, as they are started.
     pub(crate) groups: Vec<Member>,
     pub(crate) processes: HashMap<Key, Process>,
+    #[serde(skip)]
     pub(crate) by_name: HashMap<ProcessName, Key>,
+    #[serde(skip)]
     by_instance: HashMap<Instance, Key>,
+    #[serde(skip)]
     due: BTreeSet<(Monotonic, Key)>,
     /// When a stop that somebody waits for is remarked on again.
-    pub(crate) stop_reports: HashMap<Key, Monotonic>,
+    pub(crate) stop_reports: BTreeMap<Key, Monotonic>,
     pub(crate) tickets: Tickets,
+    #[serde(with = "crate::pairs")]
     wishes: BTreeMap<ProcessName, bool>,
     state: DaemonState,
     /// Where the end has got to; `state` says that it has begun.
@@ -83,7 +88,7 @@ impl Supervisor {
             by_name: HashMap::new(),
             by_instance: HashMap::new(),
             due: BTreeSet::new(),
-            stop_reports: HashMap::new(),
+            stop_reports: BTreeMap::new(),
             tickets: Tickets::default(),
             wishes,
             state: DaemonState::Running,
@@ -91,6 +96,15 @@ impl Supervisor {
             next_key: 0,
             next_instance: 1,
         }
+    }
+
+    /// Makes the indexes of what was deserialized.
+    pub(crate) fn reindex(&mut self) {
+        self.by_name = self.processes.iter().map(|(key, process)| (process.name().clone(), *key)).collect();
+        let live = self.processes.iter().filter_map(|(key, process)| Some((process.instance()?, *key)));
+        self.by_instance = live.collect();
+        let due = self.processes.iter().filter_map(|(key, process)| Some((process.deadline()?, *key)));
+        self.due = due.collect();
     }
 
     pub fn state(&self) -> DaemonState {

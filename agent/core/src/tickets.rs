@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 
 use fleetvisor_model::name::ProcessName;
+use serde::{Deserialize, Serialize};
 
 use crate::request::Ticket;
 use crate::supervisor::Key;
 
 /// What a request waits for in one process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Awaited {
     Spawned,
     Running,
@@ -18,7 +19,7 @@ pub(crate) enum Awaited {
     StoppedForRestart,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tickets {
     waiting: HashMap<Key, Vec<(Ticket, Awaited)>>,
     /// Outcomes that a ticket still owes.
@@ -27,7 +28,7 @@ pub(crate) struct Tickets {
 }
 
 /// A restart in its first half.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Restarting {
     stopping: usize,
     /// To start, in this order.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The versions of these frames that this build speaks, the best first.
-pub const VERSIONS: [u16; 1] = [1];
+pub const VERSIONS: [u16; 2] = [2, 1];
 /// Bytes of a payload.
 pub const MAX_PAYLOAD: usize = 16 << 20;
 /// Descriptors of one frame: what the kernel passes in one message.
@@ -42,6 +42,9 @@ pub enum Request {
     Unstash { key: String },
     /// The agent is about to exit in order, and the keeper is to exit with this status after it. Silent.
     Stop { status: i32 },
+    /// Version 2. A signal of [`Event::Relayed`] is safe from the agent's death: a successor need not hear of it.
+    /// Silent.
+    Heard { signo: i32 },
 }
 
 /// From the keeper.
@@ -90,7 +93,7 @@ pub enum Event {
         exit: Exit,
     },
     /// TERM, INT, QUIT, HUP or USR2 came to the keeper. Several of the same that the agent has not yet read may
-    /// arrive as one.
+    /// arrive as one. From version 2 on a successor is told again, unless [`Request::Heard`] came.
     Relayed {
         signo: i32,
     },
@@ -111,6 +114,16 @@ pub enum Event {
     Stashed {
         key: String,
         bytes: Vec<u8>,
+    },
+    /// Version 2, before the [`Event::Adopted`] of a program: how many signals it was sent, or could not be sent.
+    Signalled {
+        id: u64,
+        count: u64,
+    },
+    /// Version 2, first after a Hello: the agent before this one is gone in spite of its programs.
+    Succeeded {
+        pid: i32,
+        exit: Exit,
     },
 }
 

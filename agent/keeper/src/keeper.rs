@@ -2,7 +2,8 @@
 //! before requests, so that a request about a program finds what is known of it. Nothing in a turn waits for the
 //! agent: events queue up, and while too many do, no request is read.
 //!
-//! At the end stands what becomes of the programs once the agent has gone ([`Keeper::after_agent`]).
+//! What becomes of the programs once the agent has gone is in [`Keeper::after_agent`]: one that has left something
+//! for a successor gets one, and the programs notice nothing.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +15,15 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, write};
 
 use crate::frame::{Event, Exit, MAX_DESCRIPTORS, Request, Spawn, Stdin, VERSIONS, decode, encode};
-use crate::launch::FAILURE;
+use crate::launch::{FAILURE, Launch, start_agent};
 use crate::oom::OomScore;
 use crate::prepare::prepare;
 use crate::programs::{Programs, kill, reap};
+use crate::relay::Relay;
 use crate::socket::{Filled, Flushed, Frame, FrameReader, FrameWriter};
 use crate::spawn::Program;
 use crate::stash::Stash;
+use crate::succession::Succession;
 
 /// Requests of one turn: what an exit or a relayed signal waits at most.
 const REQUESTS_A_TURN: usize = 16;
@@ -30,6 +33,9 @@ const THROTTLE: Duration = Duration::from_millis(5);
 /// Between closing its socket and its end, the agent may take this long.
 const AGENT_EXIT: Duration = Duration::from_secs(10);
 const TERM_TO_KILL: Duration = Duration::from_secs(10);
+const TO_END: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+/// Version of the frames from which on an agent says what it has heard.
+const HEARD: u16 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Agent {
@@ -40,17 +46,25 @@ pub(crate) struct Agent {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     signals: SignalFd,
-    agent: Agent,
+    launch: Launch,
+    /// `None` between two agents.
+    agent: Option<Agent>,
+    succession: Succession,
+    /// When the next agent is due.
+    next_agent: Option<Instant>,
+    /// The last agent that has died, and how.
+    predecessor: Option<(i32, Exit)>,
     reader: FrameReader,
     writer: FrameWriter,
     flushed: Flushed,
     /// False once the socket was closed by the agent or can't be trusted any more.
     connected: bool,
-    greeted: bool,
+    /// The version of the frames, once the agent has greeted.
+    version: Option<u16>,
     agent_exit: Option<Exit>,
     /// When an agent that has closed its socket and doesn't end is killed.
     agent_deadline: Option<Instant>,
-    relayed: Vec<i32>,
+    relay: Relay,
     programs: Programs,
     stash: Stash,
     oom: OomScore,
@@ -73,18 +87,28 @@ fn refusal(id: impl Into<Option<u64>>, reason: impl Into<String>) -> Refusal {
 
 impl Keeper {
     /// `launcher` is the pipe to the launcher of a daemonizing keeper.
-    pub(crate) fn new(signals: SignalFd, agent: Agent, oom: OomScore, launcher: Option<OwnedFd>) -> Keeper {
+    pub(crate) fn new(
+        signals: SignalFd,
+        launch: Launch,
+        agent: Agent,
+        oom: OomScore,
+        launcher: Option<OwnedFd>,
+    ) -> Keeper {
         Keeper {
             signals,
-            agent,
+            launch,
+            agent: Some(agent),
+            succession: Succession::new(),
+            next_agent: None,
+            predecessor: None,
             reader: FrameReader::default(),
             writer: FrameWriter::default(),
             flushed: Flushed::All,
             connected: true,
-            greeted: false,
+            version: None,
             agent_exit: None,
             agent_deadline: None,
-            relayed: Vec::new(),
+            relay: Relay::default(),
             programs: Programs::default(),
             stash: Stash::default(),
             oom,
@@ -96,7 +120,7 @@ impl Keeper {
         }
     }
 
-    /// Until the agent has gone and its programs with it. Returns the daemon's exit status.
+    /// Until the daemon's end. Returns its exit status.
     pub(crate) fn run(mut self) -> i32 {
         let mut more = false;
         loop {
@@ -105,30 +129,50 @@ impl Keeper {
             // An agent that has ended may have said so in its last frames.
             let limit = if self.agent_exit.is_some() { usize::MAX } else { REQUESTS_A_TURN };
             more = self.take_requests(limit);
-            if let Some(exit) = self.agent_exit {
-                return self.after_agent(exit);
+            if let Some(exit) = self.agent_exit.take()
+                && let Some(status) = self.after_agent(exit)
+            {
+                return status;
+            }
+            if self.next_agent.is_some_and(|due| due <= Instant::now()) {
+                self.succeed();
+            }
+            if self.agent.is_none() && self.succession.is_crash_loop() && self.relay.has_any(&TO_END) {
+                self.tell("told to end, and no agent lives to do it in order");
+                self.end_programs();
+                return FAILURE;
             }
             self.send_events();
             if self.agent_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.agent_deadline = None;
                 self.tell("the agent closed its socket and does not end; killing it");
-                let _ = kill(self.agent.pid, libc::SIGKILL);
+                self.kill_agent();
             }
+        }
+    }
+
+    fn kill_agent(&self) {
+        if let Some(agent) = &self.agent {
+            let _ = kill(agent.pid, libc::SIGKILL);
         }
     }
 
     fn wait(&self, limit: Option<Duration>) {
         let throttle = (self.flushed == Flushed::Throttled).then_some(THROTTLE);
-        let deadline = self.agent_deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let deadlines = [self.agent_deadline, self.next_agent].into_iter().flatten();
+        let deadline = deadlines.map(|deadline| deadline.saturating_duration_since(Instant::now())).min();
         let limit = [limit, throttle, deadline].into_iter().flatten().min();
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::POLLIN, self.writer.len() <= MAX_QUEUED);
         interest.set(PollFlags::POLLOUT, self.flushed == Flushed::Blocked);
         let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-        let agent = PollFd::new(self.agent.socket.as_fd(), interest);
-        let watched = &mut [signals, agent][..if self.connected { 2 } else { 1 }];
+        let agent = self.agent.as_ref().filter(|_| self.connected);
         // An error is EINTR, or no memory for a moment: the turn goes on and finds nothing to do.
-        let _ = poll(watched, limit.map_or(PollTimeout::NONE, rounded_up));
+        let limit = limit.map_or(PollTimeout::NONE, rounded_up);
+        let _ = match agent {
+            Some(agent) => poll(&mut [signals, PollFd::new(agent.socket.as_fd(), interest)], limit),
+            None => poll(&mut [signals], limit),
+        };
     }
 
     fn take_signals(&mut self) {
@@ -137,18 +181,21 @@ impl Keeper {
             let signo = signal.ssi_signo as i32;
             if signo == libc::SIGCHLD {
                 children = true;
-            } else if !self.relayed.contains(&signo) {
-                self.relayed.push(signo);
+            } else {
+                self.relay.add(signo);
             }
         }
         while children && let Some((pid, exit)) = reap() {
-            if pid == self.agent.pid && self.agent_exit.is_none() {
+            if self.agent.as_ref().is_some_and(|agent| agent.pid == pid) && self.agent_exit.is_none() {
                 self.agent_exit = Some(exit);
                 // Nobody reads them any more, and the agent's last requests are still to be taken.
                 self.writer = FrameWriter::default();
             } else if let Some((id, exited)) = self.programs.reaped(pid, exit) {
-                self.push(Event::Exited { id, exited });
-            } else if self.greeted && self.writer.len() <= MAX_QUEUED {
+                // An agent that has not greeted yet is told in the answer to its Hello.
+                if self.version.is_some() {
+                    self.push(Event::Exited { id, exited });
+                }
+            } else if self.version.is_some() && self.writer.len() <= MAX_QUEUED {
                 self.push(Event::Reaped { pid, exit });
             }
         }
@@ -168,16 +215,19 @@ impl Keeper {
                         self.push(Event::Refused { id, reason });
                     }
                 }
-                Ok(None) => match self.reader.fill(self.agent.socket.as_fd()) {
-                    Ok(Filled::Some) => {}
-                    Ok(Filled::Blocked) => return false,
-                    Ok(Filled::Closed) | Err(_) => self.disconnect(),
-                },
+                Ok(None) => {
+                    let Some(agent) = &self.agent else { return false };
+                    match self.reader.fill(agent.socket.as_fd()) {
+                        Ok(Filled::Some) => {}
+                        Ok(Filled::Blocked) => return false,
+                        Ok(Filled::Closed) | Err(_) => self.disconnect(),
+                    }
+                }
                 Err(error) => {
                     self.push(Event::Refused { id: None, reason: error.to_string() });
                     self.send_events();
                     self.tell(&format!("the agent's frames cannot be followed, killing it: {error}"));
-                    let _ = kill(self.agent.pid, libc::SIGKILL);
+                    self.kill_agent();
                     self.disconnect();
                 }
             }
@@ -194,7 +244,7 @@ impl Keeper {
     fn carry_out(&mut self, frame: Frame) -> Result<(), Refusal> {
         let request = decode(&frame.payload).map_err(|error| refusal(None, error.to_string()))?;
         let Frame { descriptors, announced, .. } = frame;
-        if !self.greeted && !matches!(request, Request::Hello { .. }) {
+        if self.version.is_none() && !matches!(request, Request::Hello { .. }) {
             return Err(refusal(None, "the first request must be Hello"));
         }
         let (fewest, most) = match &request {
@@ -209,7 +259,8 @@ impl Keeper {
             | Request::Signal { .. }
             | Request::Release { .. }
             | Request::Unstash { .. }
-            | Request::Stop { .. } => (0, 0),
+            | Request::Stop { .. }
+            | Request::Heard { .. } => (0, 0),
         };
         let came = descriptors.len();
         if came != announced || came < fewest || came > most {
@@ -240,6 +291,7 @@ impl Keeper {
             }
             Request::Unstash { key } => self.stash.remove(&key),
             Request::Stop { status } => self.stop = Some(status),
+            Request::Heard { signo } => self.relay.heard(signo),
         }
         Ok(())
     }
@@ -249,7 +301,7 @@ impl Keeper {
             let reason = format!("speaks versions {VERSIONS:?} of the frames, none of the agent's");
             return Err(refusal(None, reason));
         };
-        self.greeted = true;
+        self.version = Some(version);
         let hello = Event::Hello {
             version,
             keeper_pid: std::process::id() as i32,
@@ -259,8 +311,15 @@ impl Keeper {
             stashed: self.stash.entries().len() as u32,
         };
         self.push(hello);
+        let counts = version >= HEARD;
+        if let Some((pid, exit)) = self.predecessor.take().filter(|_| counts) {
+            self.push(Event::Succeeded { pid, exit });
+        }
         for (id, entry) in self.programs.entries() {
-            let (pid, pipes, exited) = (entry.pid, entry.pipes, entry.exited);
+            let (pid, pipes, exited, count) = (entry.pid, entry.pipes, entry.exited, entry.signals);
+            if counts {
+                queue(&mut self.writer, &Event::Signalled { id, count }, Vec::new());
+            }
             queue(&mut self.writer, &Event::Adopted { id, pid, pipes, exited }, entry.ends.clone());
         }
         for (key, entry) in self.stash.entries() {
@@ -281,7 +340,9 @@ impl Keeper {
             Ok(spawned) => {
                 let (pid, pipes, ends) = (spawned.pid.as_raw(), spawned.pipes, spawned.ends.clone());
                 self.programs.add(id, spawned);
-                queue(&mut self.writer, &Event::Spawned { id, pid, pipes }, ends);
+                if self.agent_exit.is_none() {
+                    queue(&mut self.writer, &Event::Spawned { id, pid, pipes }, ends);
+                }
             }
         }
         Ok(())
@@ -290,6 +351,7 @@ impl Keeper {
     fn up(&mut self, messages: Option<OwnedFd>) {
         self.messages = messages.or(self.messages.take());
         self.ready = true;
+        self.succession.is_up();
         let Some(launcher) = self.launcher.take() else { return };
         if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
             let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null));
@@ -298,14 +360,22 @@ impl Keeper {
     }
 
     fn push(&mut self, event: Event) {
+        if self.agent.is_none() || self.agent_exit.is_some() {
+            return;
+        }
         queue(&mut self.writer, &event, Vec::new());
     }
 
     fn send_events(&mut self) {
-        while self.connected {
-            match self.writer.flush(self.agent.socket.as_fd()) {
-                Ok(Flushed::All) if self.greeted && !self.relayed.is_empty() => {
-                    for signo in std::mem::take(&mut self.relayed) {
+        while let Some(agent) = self.agent.as_ref().filter(|_| self.connected) {
+            match self.writer.flush(agent.socket.as_fd()) {
+                Ok(Flushed::All) => {
+                    let Some(version) = self.version else { return self.flushed = Flushed::All };
+                    let signals = self.relay.take(version >= HEARD);
+                    if signals.is_empty() {
+                        return self.flushed = Flushed::All;
+                    }
+                    for signo in signals {
                         self.push(Event::Relayed { signo });
                     }
                 }
@@ -315,29 +385,60 @@ impl Keeper {
         }
     }
 
-    /// The agent has been reaped and nothing more comes from it. Returns the daemon's exit status.
-    fn after_agent(&mut self, exit: Exit) -> i32 {
+    /// The agent has been reaped and nothing more comes from it. Returns the daemon's exit status, if that is it.
+    fn after_agent(&mut self, exit: Exit) -> Option<i32> {
+        let agent = self.agent.take()?;
+        (self.reader, self.writer) = (FrameReader::default(), FrameWriter::default());
+        (self.connected, self.flushed, self.agent_deadline) = (false, Flushed::All, None);
+        self.version = None;
+        self.relay.again();
+        let how = match exit {
+            Exit::Code(code) => format!("the agent (pid {}) exited with status {code}", agent.pid),
+            Exit::Signal { signo, .. } => {
+                format!("the agent (pid {}) was ended by signal {signo}", agent.pid)
+            }
+        };
+        let live = self.programs.live();
         let status = match (self.stop, exit) {
             (Some(status), _) => status,
             // It has said on stderr what kept it from coming up.
             (None, Exit::Code(code)) if !self.ready => code,
+            (None, _) if self.ready && self.stash.entries().len() > 0 => {
+                self.predecessor = Some((agent.pid, exit));
+                let wait = self.succession.wait();
+                if wait > Duration::ZERO {
+                    self.tell(&format!(
+                        "{how}, as others did before it; the next one starts in {} ms, and {live} programs go on",
+                        wait.as_millis()
+                    ));
+                }
+                self.next_agent = Some(Instant::now() + wait);
+                return None;
+            }
             (None, Exit::Code(_) | Exit::Signal { .. }) => {
-                let how = match exit {
-                    Exit::Code(code) => format!("exited with status {code}"),
-                    Exit::Signal { signo, .. } => format!("was ended by signal {signo}"),
-                };
-                let (pid, live) = (self.agent.pid, self.programs.live());
-                self.tell(&format!("the agent (pid {pid}) {how}; stopping its {live} programs"));
+                self.tell(&format!("{how}; stopping its {live} programs"));
                 FAILURE
             }
         };
         self.end_programs();
-        status
+        Some(status)
+    }
+
+    fn succeed(&mut self) {
+        self.next_agent = None;
+        match start_agent(&self.launch, &self.oom) {
+            Ok(agent) => (self.agent, self.connected) = (Some(agent), true),
+            Err(error) => {
+                let wait = self.succession.wait().max(THROTTLE);
+                self.tell(&format!("{error}; the next try is in {} ms", wait.as_millis()));
+                self.next_agent = Some(Instant::now() + wait);
+            }
+        }
     }
 
     /// Nothing is left running that nobody supervises.
     fn end_programs(&mut self) {
-        (self.connected, self.flushed, self.agent_deadline) = (false, Flushed::All, None);
+        (self.connected, self.next_agent) = (false, None);
         for signo in [libc::SIGTERM, libc::SIGKILL] {
             self.programs.signal_all_groups(signo);
             let deadline = Instant::now() + TERM_TO_KILL;

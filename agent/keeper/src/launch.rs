@@ -44,7 +44,7 @@ pub struct Launch {
 }
 
 #[derive(Debug, Error)]
-enum LaunchError {
+pub(crate) enum LaunchError {
     #[error("cannot fork with {0} threads running")]
     NotAlone(usize),
     #[error("an argument has a NUL byte in it")]
@@ -92,8 +92,8 @@ fn start(launch: Launch) -> Result<i32, LaunchError> {
     mask.thread_block().map_err(failed("block signals"))?;
     let signals = signal_descriptor(&mask)?;
     let oom = OomScore::protect();
-    let agent = start_agent(launch, &oom)?;
-    Ok(Keeper::new(signals, agent, oom, launcher).run())
+    let agent = start_agent(&launch, &oom)?;
+    Ok(Keeper::new(signals, launch, agent, oom, launcher).run())
 }
 
 fn failed(what: &'static str) -> impl Fn(Errno) -> LaunchError {
@@ -137,11 +137,11 @@ fn end_of(keeper: Pid) -> Result<i32, LaunchError> {
     })
 }
 
-fn start_agent(launch: Launch, oom: &OomScore) -> Result<Agent, LaunchError> {
+pub(crate) fn start_agent(launch: &Launch, oom: &OomScore) -> Result<Agent, LaunchError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
         .map_err(failed("create the agent's socket"))?;
-    let mut args = launch.agent_args;
+    let mut args = launch.agent_args.clone();
     args.insert(args.len().min(1), format!("{ATTACH_OPTION}{}", theirs.as_raw_fd()).into());
     let strings = args.into_iter().map(|arg| CString::new(arg.into_vec()));
     let args: Vec<CString> = strings.collect::<Result<_, _>>().map_err(|_| LaunchError::NulInArgument)?;

@@ -9,6 +9,7 @@
 //! - `keeper`: the loop: signals, reaping, requests; and what happens once the agent has gone.
 //! - `programs`: the table of children and their exits. `spawn`: from a request to a running program.
 //! - `prepare`: user, limits, directory and umask of the keeper, which its children inherit.
+//! - `relay`: signals on their way to the agent. `succession`: when the next agent follows one that has died.
 //! - `stash`: what an agent leaves for its successor. `oom`: the keeper is the last to go for memory.
 
 pub mod client;
@@ -19,9 +20,11 @@ mod keeper;
 mod oom;
 mod prepare;
 mod programs;
+mod relay;
 mod socket;
 mod spawn;
 mod stash;
+mod succession;
 
 pub use client::{Flushed, KeeperLink, LinkError, LinkReader, LinkWriter, ProgramEnds};
 pub use frame::{Event, Request};

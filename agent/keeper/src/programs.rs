@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub(crate) pipes: Pipes,
     pub(crate) ends: Vec<Arc<OwnedFd>>,
     pub(crate) exited: Option<Exited>,
+    /// That it was sent, or could not be sent.
+    pub(crate) signals: u64,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +45,7 @@ impl Programs {
     pub(crate) fn add(&mut self, id: u64, spawned: Spawned) {
         let Spawned { pid, pipes, ends } = spawned;
         self.live.insert(pid.as_raw(), id);
-        self.entries.insert(id, Entry { pid: pid.as_raw(), pipes, ends, exited: None });
+        self.entries.insert(id, Entry { pid: pid.as_raw(), pipes, ends, exited: None, signals: 0 });
     }
 
     /// Notes that a child was reaped; its id and exit, if it is a program.
@@ -56,8 +58,12 @@ impl Programs {
     }
 
     /// ESRCH for a program that was reaped, also if others of its group live on: the number may be another's.
-    pub(crate) fn signal(&self, id: u64, signo: i32, to_group: bool) -> Result<(), Errno> {
-        let entry = self.entries.get(&id).filter(|entry| entry.exited.is_none()).ok_or(Errno::ESRCH)?;
+    pub(crate) fn signal(&mut self, id: u64, signo: i32, to_group: bool) -> Result<(), Errno> {
+        let entry = self.entries.get_mut(&id).ok_or(Errno::ESRCH)?;
+        entry.signals += 1;
+        if entry.exited.is_some() {
+            return Err(Errno::ESRCH);
+        }
         kill(if to_group { -entry.pid } else { entry.pid }, signo)
     }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_socket, connect, listen, socket,
 };
 use nix::unistd::{Gid, Uid, User};
+use serde::{Deserialize, Serialize};
 
 use super::pages::Names;
 
@@ -103,6 +104,34 @@ impl Drop for SocketFile {
         if ours {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// What a successor must know of a listening socket beside its server's configuration.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Listening {
+    /// Path, device and inode of a unix socket's name.
+    file: Option<(PathBuf, u64, u64)>,
+}
+
+impl Bound {
+    /// The same socket, for a successor to take up.
+    pub(crate) fn handover(&self) -> io::Result<(Listening, OwnedFd)> {
+        let (file, socket) = match &self.listener {
+            Listener::Inet(listener) => (None, listener.as_fd()),
+            Listener::Unix(listener, file) => {
+                (Some((file.path.clone(), file.device, file.inode)), listener.as_fd())
+            }
+        };
+        Ok((Listening { file }, socket.try_clone_to_owned()?))
+    }
+
+    pub(crate) fn take_up(server: &HttpServer, Listening { file }: Listening, socket: OwnedFd) -> Bound {
+        let listener = match file {
+            None => Listener::Inet(socket.into()),
+            Some((path, device, inode)) => Listener::Unix(socket.into(), SocketFile { path, device, inode }),
+        };
+        Bound { listener, auth: server.auth.clone(), names: names(server) }
     }
 }
 

@@ -15,5 +15,5 @@ mod reply;
 mod serve;
 mod site;
 
-pub(crate) use bind::{Bound, bind};
+pub(crate) use bind::{Bound, Listening, bind};
 pub(crate) use serve::serve;

@@ -125,12 +125,10 @@ enum Command {
         stdout: OwnedFd,
         stderr: Option<OwnedFd>,
     },
-    #[allow(dead_code, reason = "for the agent that takes over")]
     Adopt {
         instance: Instance,
         adoption: Box<Adoption>,
     },
-    #[allow(dead_code, reason = "for the agent that takes over")]
     Resume,
     /// Takes what is left in the pipes; answered by [`crate::inbox::Message::Drained`].
     Drain {
@@ -220,6 +218,10 @@ impl Logs {
         }
     }
 
+    pub(crate) fn shows(&self, level: LogLevel) -> bool {
+        level <= self.level
+    }
+
     /// Text for the daemon's own stdout.
     pub(crate) fn print(&self, text: String) {
         self.send(Command::Print { text });
@@ -240,13 +242,11 @@ impl Logs {
 
     /// Goes on with a program that an agent which is gone has spawned. A log that can't be opened is one that
     /// can't be written for now. No pipe is read before [`resume`](Self::resume).
-    #[allow(dead_code, reason = "for the agent that takes over")]
     pub(crate) fn adopt(&self, instance: Instance, adoption: Adoption) {
         self.send(Command::Adopt { instance, adoption: Box::new(adoption) });
     }
 
     /// All that there was to adopt is adopted.
-    #[allow(dead_code, reason = "for the agent that takes over")]
     pub(crate) fn resume(&self) {
         self.send(Command::Resume);
     }

@@ -53,7 +53,7 @@ impl Wall {
 }
 
 /// Both clocks, read at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     pub monotonic: Monotonic,
     pub wall: Wall,

@@ -24,6 +24,7 @@ pub(crate) const ALL: &[Outside] = &[
     ("frames_that_cannot_be_followed_end_the_agent", sends_a_bad_length, says_that_it_cannot_follow),
     ("an_agent_that_only_hangs_up_is_waited_for", hangs_up, |command| assert_eq!(code(&finish(command)), 9)),
     ("messages_go_where_the_agent_wants_them", passes_a_message_file, messages_are_in_the_file),
+    ("an_agent_that_left_something_is_succeeded", dies_twice, is_succeeded),
     ("as_pid_1_orphans_are_reaped_and_told", waits_for_an_orphan, in_a_pid_namespace),
 ];
 
@@ -222,6 +223,40 @@ fn messages_are_in_the_file(mut command: Command) {
     assert_eq!((code(&output), stderr(&output).as_str()), (70, ""));
     let text = fs::read_to_string(log).unwrap();
     assert!(text.ends_with("exited with status 1; stopping its 0 programs\n"), "{text}");
+}
+
+/// The first agent dies with a signal unheard and a request just sent, the second one ends it.
+fn dies_twice(agent: &mut Agent) {
+    let (ready, adopted, stashed) = agent.hello();
+    if !ready {
+        agent.ask(Request::Ready);
+        agent.ask(Request::Stash { key: "state".into(), bytes: b"mine".to_vec() });
+        agent.spawn(program(7, "/bin/sleep", &["sleep", "1000"]));
+        agent.ask(Request::Signal { id: 7, signo: libc::SIGCONT, to_group: false });
+        kill(agent.keeper, libc::SIGHUP).unwrap();
+        agent.wait(|event| *event == Event::Relayed { signo: libc::SIGHUP });
+        // Taken by the keeper although its sender is dead by then.
+        agent.link.send(&Request::Spawn(Box::new(shell(8, "exit 4"))), Vec::new()).unwrap();
+        agent.link.flush().unwrap();
+        let _ = kill(std::process::id() as i32, libc::SIGKILL);
+    }
+    assert_eq!((adopted, stashed), (2, 1));
+    agent.wait(|event| matches!(event, Event::Succeeded { exit: Exit::Signal { signo: 9, .. }, .. }));
+    agent.wait(|event| *event == Event::Signalled { id: 7, count: 1 });
+    agent.wait(|event| matches!(event, Event::Stashed { bytes, .. } if bytes == b"mine"));
+    agent.wait(|event| *event == Event::Relayed { signo: libc::SIGHUP });
+    agent.ask(Request::Heard { signo: libc::SIGHUP });
+    let (event, _) = agent.wait(|event| matches!(event, Event::Adopted { id: 8, .. }));
+    if matches!(event, Event::Adopted { exited: None, .. }) {
+        agent.exited(8);
+    }
+    agent.stop(6);
+    end(0)
+}
+
+fn is_succeeded(command: Command) {
+    let output = finish(command);
+    assert_eq!((code(&output), stderr(&output).as_str()), (6, ""));
 }
 
 fn waits_for_an_orphan(agent: &mut Agent) {

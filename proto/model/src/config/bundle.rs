@@ -51,7 +51,7 @@ pub struct Bundled {
 }
 
 /// Why a bundle, or all of it, is not part of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("bundle {bundle} is not used: {error}")]
 pub struct BundleFault {
     pub bundle: String,

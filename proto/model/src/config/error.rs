@@ -7,7 +7,7 @@ use super::python::repr;
 
 /// Displays as exactly what Supervisor says. The other fields name the place where it is known, also where
 /// Supervisor's wording leaves it out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ConfigError {
     pub message: String,

@@ -6,12 +6,14 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::bundle::BundleFault;
 use crate::name::ProcessName;
 use crate::signal::Signal;
 
 /// Everything one `supervisord.conf` with its included files says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     pub supervisord: SupervisordSection,
     /// In the order they are opened: inet servers, then unix servers.
@@ -29,7 +31,7 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisordSection {
     /// Any integer, as written: one that is already met asks for nothing.
     pub minfds: i64,
@@ -55,7 +57,7 @@ pub struct SupervisordSection {
 }
 
 /// Supervisor's levels, most to least severe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LogLevel {
     Critical,
     Error,
@@ -67,7 +69,7 @@ pub enum LogLevel {
 }
 
 /// Where a log goes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LogTarget {
     /// `NONE`, and a stderr that is redirected to stdout.
     None,
@@ -78,7 +80,7 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpServer {
     /// Section it came from, for messages (`inet_http_server`).
     pub section: String,
@@ -86,7 +88,7 @@ pub struct HttpServer {
     pub auth: Option<Credentials>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HttpAddress {
     /// Host as written, empty for every interface (`*:9001`, `9001`).
     Inet { host: String, port: u16 },
@@ -100,7 +102,7 @@ pub enum HttpAddress {
 }
 
 /// `password` may be `{SHA}` and 40 hex digits.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     pub username: String,
     pub password: String,
@@ -113,7 +115,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// `[rpcinterface:x]`: the name after the colon, its factory, and the keys left over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RpcInterface {
     pub name: String,
     pub factory: String,
@@ -121,7 +123,7 @@ pub struct RpcInterface {
 }
 
 /// What starts, stops and is reread as one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     pub name: String,
     pub priority: i64,
@@ -131,7 +133,7 @@ pub struct Group {
     pub processes: Vec<Process>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupKind {
     /// `[program:x]` or `[group:x]`.
     Programs,
@@ -147,7 +149,7 @@ pub enum GroupKind {
 }
 
 /// What reads a listener's RESULT; Python's import paths that we provide natively.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResultHandler {
     /// `supervisor.dispatchers:default_handler`
     Default,
@@ -155,13 +157,13 @@ pub enum ResultHandler {
     SupervisorStdout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FcgiSocket {
     pub address: FcgiAddress,
     pub backlog: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FcgiAddress {
     /// `address` is what the host's name stood for when the configuration was read.
     Tcp { host: String, port: u16, address: Option<Ipv4Addr> },
@@ -180,7 +182,7 @@ impl fmt::Display for FcgiAddress {
 }
 
 /// One process: a `[program:x]` with numprocs=3 gives three of these.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub name: ProcessName,
     /// Expanded, not yet split: that it can't be split is a spawn error, not a config error.
@@ -210,7 +212,7 @@ pub struct Process {
     pub fcgi: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputLog {
     pub logfile: LogTarget,
     /// Bytes; 0 or less never rotates. Signed, because Supervisor accepts `-1KB` and reports it as such.
@@ -223,7 +225,7 @@ pub struct OutputLog {
     pub syslog: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Autorestart {
     Never,
     Unexpected,
@@ -231,7 +233,7 @@ pub enum Autorestart {
 }
 
 /// `[fleet]`: how this host joins a controller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetSection {
     /// `host:port`, tried in turn.
     pub controller: Vec<String>,
