@@ -35,6 +35,8 @@ missing_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v setsid >/dev/null || echo util-linux
     command -v flock >/dev/null || echo util-linux
+    # Checks the units, in the tests.
+    command -v systemd-analyze >/dev/null || echo systemd
     # Network namespaces, for the tests.
     command -v ip >/dev/null || echo iproute2
 }

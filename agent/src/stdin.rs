@@ -3,7 +3,7 @@
 //! the pipe in one step with the file's offset, so that a successor knows to the byte what the listener has got.
 
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Seek as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,7 +89,7 @@ impl Spool {
     }
 
     fn put(&mut self, data: &[u8]) -> io::Result<()> {
-        let gone = self.file.seek(SeekFrom::Current(0))?;
+        let gone = self.file.stream_position()?;
         if self.end - gone + data.len() as u64 > MOST_WAITING as u64 {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -101,7 +101,7 @@ impl Spool {
     /// Moves what the pipe takes; `WouldBlock` where that is not all.
     fn push(&mut self, pipe: &OwnedFd) -> io::Result<()> {
         loop {
-            let gone = self.file.seek(SeekFrom::Current(0))?;
+            let gone = self.file.stream_position()?;
             let left = usize::try_from(self.end - gone).unwrap_or(usize::MAX);
             if left == 0 {
                 self.give_back(gone);

@@ -15,6 +15,7 @@
 //! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
 //! - [`status_page`]: the page of one host in a browser.
 //! - [`bad_input`]: what nobody should send.
+//! - [`service`]: under systemd, and as pid 1.
 //! - [`succession`]: agents that die or are replaced while programs go on.
 //! - [`fleet`]: a controller with hosts.
 
@@ -35,6 +36,7 @@ mod log_trouble;
 mod logs;
 mod options;
 mod python_listeners;
+mod service;
 mod status_page;
 mod succession;
 mod superlance;
