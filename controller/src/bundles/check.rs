@@ -197,7 +197,7 @@ mod tests {
         let missing = refusal("[program:a]\ncommand=x\n[program:web]\nstartsecs=1\n");
         assert_eq!(
             missing,
-            "web.conf:3: [program:web]: program section program:web does not specify a command"
+            "web.conf:3: command in [program:web]: program section program:web does not specify a command"
         );
         let include = refusal("[program:a]\ncommand=x\n[include]\nfiles=x\n");
         assert!(include.starts_with("web.conf:3: section [include] cannot be in a bundle"), "{include}");

@@ -386,6 +386,7 @@ impl Host {
         }
         let first = known.recorded_at == 0;
         let other_grant = known.record.grant != record.grant;
+        let other_labels = known.record.labels != record.labels;
         known.recorded_at = revision;
         known.record = record;
         if other_grant
@@ -396,6 +397,12 @@ impl Host {
                 Some(revoked) => format!("host {} has been revoked by {}", self.name, revoked.by),
                 None => format!("host {} has enrolled anew", self.name),
             });
+        }
+        drop(known);
+        if other_labels {
+            // Which bundles it should have, and what they say there, may be others now.
+            self.told.touch();
+            self.news.notify_one();
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`access`]: who gets in.
 //! - [`identity`]: certificates that become void, and who may do what to whom.
+//! - [`bundles`]: configuration that hosts are given.
 //! - [`link`]: what a host and the controller say to each other.
 //! - [`run`]: start, stop and restart from the operator to the host and back.
 
@@ -15,8 +16,8 @@ use fleetvisor_model::time::Wall;
 use fleetvisor_proto::fleet::fleet_client::FleetClient;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::fleet::{
-    self, Command, DesiredState, Farewell, FromHost, Hello, Host, ListHostsRequest, Report, ToHost,
-    from_host, to_host,
+    self, Assignment, Command, DesiredState, Farewell, FromHost, Hello, Host, ListHostsRequest, Report,
+    ToHost, from_host, to_host,
 };
 use fleetvisor_proto::identity::{Identity, signing_request};
 use fleetvisor_proto::principal::Role;
@@ -40,6 +41,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Store, Transaction};
 
 mod access;
+mod bundles;
 mod identity;
 mod link;
 mod run;
@@ -173,14 +175,25 @@ impl Agent {
         self.outgoing.send(FromHost { message: Some(message) }).await.unwrap();
     }
 
-    /// The next message about processes; panics where the link ends instead. What it should have of the fleet's
-    /// configuration is not these tests' business.
+    /// The next message but one about bundles: those come whenever they may have changed.
     async fn hear(&mut self) -> to_host::Message {
         loop {
-            let message = timeout(PATIENCE, self.incoming.message()).await.expect("no message").unwrap();
-            match message.expect("the link has ended").message.unwrap() {
+            match self.hear_any().await {
                 to_host::Message::Assignment(_) => {}
                 message => return message,
+            }
+        }
+    }
+
+    async fn hear_any(&mut self) -> to_host::Message {
+        let message = timeout(PATIENCE, self.incoming.message()).await.expect("no message").unwrap();
+        message.expect("the link has ended").message.unwrap()
+    }
+
+    async fn hear_assignment(&mut self) -> Assignment {
+        loop {
+            if let to_host::Message::Assignment(assignment) = self.hear_any().await {
+                return assignment;
             }
         }
     }
