@@ -542,6 +542,7 @@ impl Agent {
 
     fn changed(&mut self, change: &Change) {
         self.tell_watchers(&change.name);
+        self.watchers.retain(|watcher| watcher.send(Watched::Happened(change.clone())).is_ok());
     }
 
     fn tell(&mut self, event: Told) {

@@ -77,6 +77,8 @@ const TABLE: &[(&str, Allowed)] = &[
     ("/fleetvisor.v1.Fleet/WatchOperation", Allowed::FleetWide(Role::Viewer)),
     ("/fleetvisor.v1.Fleet/CancelOperation", Allowed::FleetWide(Role::Operator)),
     ("/fleetvisor.v1.Fleet/ResumeOperation", Allowed::FleetWide(Role::Operator)),
+    // Also of hosts that a limited operator may not see.
+    ("/fleetvisor.v1.Fleet/Events", Allowed::FleetWide(Role::Viewer)),
 ];
 
 /// Whoever calls, as the records have it.
@@ -404,6 +406,7 @@ mod tests {
             ("/fleetvisor.v1.Fleet/CreateToken", [Who, No, No, No, No, Yes, No]),
             ("/fleetvisor.v1.Fleet/Audit", [Who, No, No, Yes, Yes, Yes, No]),
             ("/fleetvisor.v1.Fleet/Backup", [Who, No, No, No, No, Yes, No]),
+            ("/fleetvisor.v1.Fleet/Events", [Who, No, No, Yes, Yes, Yes, No]),
             ("/fleetvisor.v1.Fleet/RevokeHost", [Who, No, No, No, No, Yes, No]),
             ("/fleetvisor.v1.Fleet/ForgetHost", [Who, No, No, No, No, Yes, No]),
             ("/fleetvisor.v1.Fleet/LabelHost", [Who, No, No, No, No, Yes, No]),

@@ -6,7 +6,9 @@ use tokio::sync::watch;
 
 use crate::audit::Audit;
 use crate::bundles::Bundles;
+use crate::clock;
 use crate::enrolment::Attempts;
+use crate::events::Events;
 use crate::operations::Operations;
 use crate::operators::Operators;
 use crate::pki::Authority;
@@ -18,6 +20,7 @@ use crate::store::Store;
 pub(crate) struct Controller {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) audit: Audit,
+    pub(crate) events: Arc<Events>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) bundles: Bundles,
     pub(crate) authority: Authority,
@@ -41,9 +44,12 @@ impl Controller {
         stopping: watch::Receiver<Option<u32>>,
     ) -> Controller {
         let operations = Operations::new(holder);
+        // The clock does where there is no random source: it is another one at the next start.
+        let mark = getrandom::u64().unwrap_or_else(|_| clock::now().0.unsigned_abs());
         Controller {
             audit: Audit::new(store.clone()),
             store,
+            events: Arc::new(Events::new(mark)),
             registry,
             bundles: Bundles::default(),
             authority,

@@ -51,6 +51,7 @@ const RETRY_TOO_OFTEN: u32 = 5;
 struct Link<'a> {
     controller: &'a Controller,
     host: Arc<Host>,
+    boot_id: String,
     seq: u64,
     /// A full report is on its way; until then what changed cannot be placed.
     awaiting_report: bool,
@@ -103,6 +104,7 @@ pub(crate) async fn run(
     let id = controller.registry.next_link();
 
     let lane = host.lane.lock().await;
+    let boot_id = arrival.boot_id.clone();
     let end = match host.attach(id, arrival) {
         Ok(end) => end,
         Err(taken) => {
@@ -115,8 +117,13 @@ pub(crate) async fn run(
         }
     };
     tracing::info!("host {name} is linked from {address}");
+    controller.events.online(&name);
+    let welcome = Welcome {
+        heartbeat_seconds: HEARTBEAT_SECONDS,
+        events_until: controller.events.until(&name, &boot_id),
+    };
     // The queue is empty: a message that finds no room tells of a link that is already gone.
-    let _ = host.send(to_host::Message::Welcome(Welcome { heartbeat_seconds: HEARTBEAT_SECONDS }));
+    let _ = host.send(to_host::Message::Welcome(welcome));
     tell(&controller, &host).await;
     drop(lane);
     host.told.linked(config_state);
@@ -126,6 +133,7 @@ pub(crate) async fn run(
     let mut link = Link {
         controller: &controller,
         host: host.clone(),
+        boot_id,
         seq,
         awaiting_report: false,
         store_at: None,
@@ -197,6 +205,10 @@ impl Link<'_> {
             from_host::Message::ConfigState(state) => self.host.told.reported(state),
             from_host::Message::LocalConfig(local) => self.host.told.local(local),
             from_host::Message::Heartbeat(_) => {}
+            from_host::Message::Events(told) => {
+                let events = &self.controller.events;
+                events.heard(&self.host.name, &self.boot_id, told).map_err(|err| err.to_string())?;
+            }
         }
         if self.store_at.is_some_and(|at| at <= Instant::now()) {
             self.store_inventory().await;
@@ -268,6 +280,7 @@ impl Link<'_> {
             }
         }
         if detached {
+            self.controller.events.away(name);
             inventory::store(&*self.controller.store, &self.host).await;
         }
     }
@@ -285,6 +298,7 @@ fn cost(message: &from_host::Message) -> f64 {
     let statuses = match message {
         from_host::Message::Report(report) => report.processes.len(),
         from_host::Message::Delta(delta) => delta.changed.len() + delta.removed.len(),
+        from_host::Message::Events(told) => told.events.len(),
         _ => 0,
     };
     1.0 + statuses as f64 / STATUSES_A_MESSAGE

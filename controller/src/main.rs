@@ -15,6 +15,7 @@ mod connection;
 mod controller;
 mod desired;
 mod enrolment;
+mod events;
 mod grant;
 mod health;
 mod hosts;

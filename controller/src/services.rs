@@ -11,11 +11,11 @@ use fleetvisor_proto::fleet::fleet_server::Fleet;
 use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
     self, AddOperatorRequest, AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate,
-    CreateTokenRequest, CreateTokenResponse, ForgetHostRequest, ForgetHostResponse, FromHost, HostRequest,
-    HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse, ListOperationsRequest,
-    ListOperationsResponse, ListOperatorsRequest, ListOperatorsResponse, OperationPart, OperationRequest,
-    RenewOperatorRequest, RenewRequest, RevokeOperatorRequest, RevokeOperatorResponse, RunEvent, RunPlan,
-    RunRequest, StatusRequest, ToHost,
+    CreateTokenRequest, CreateTokenResponse, Event, EventsRequest, ForgetHostRequest, ForgetHostResponse,
+    FromHost, HostRequest, HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse,
+    ListOperationsRequest, ListOperationsResponse, ListOperatorsRequest, ListOperatorsResponse,
+    OperationPart, OperationRequest, RenewOperatorRequest, RenewRequest, RevokeOperatorRequest,
+    RevokeOperatorResponse, RunEvent, RunPlan, RunRequest, StatusRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -28,6 +28,7 @@ use crate::audit;
 use crate::controller::Controller;
 use crate::desired;
 use crate::enrolment::{self, TTL_DEFAULT, TTL_MAX};
+use crate::events;
 use crate::hosts;
 use crate::link;
 use crate::operations;
@@ -122,6 +123,13 @@ impl Fleet for FleetService {
             }
         }
         Ok(Response::new(tokio_stream::iter(statuses).boxed()))
+    }
+
+    type EventsStream = Messages<Event>;
+
+    async fn events(&self, call: Request<EventsRequest>) -> Result<Response<Messages<Event>>, Status> {
+        let events = events::read(&self.0.events, &self.0.registry, call.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
     type RunStream = Messages<RunEvent>;

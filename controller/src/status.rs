@@ -3,6 +3,7 @@
 use tonic::Status;
 
 use crate::desired::DesiredError;
+use crate::events::EventsError;
 use crate::operations::RunError;
 use crate::pki::PkiError;
 use crate::records::RecordError;
@@ -52,6 +53,12 @@ impl From<RunError> for Status {
             RunError::Record(error) => Failure::Record(error).into(),
             RunError::Random(error) => Failure::Random(error).into(),
         }
+    }
+}
+
+impl From<EventsError> for Status {
+    fn from(error: EventsError) -> Status {
+        Status::invalid_argument(error.to_string())
     }
 }
 

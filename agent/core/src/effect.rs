@@ -6,6 +6,7 @@ use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::{DaemonState, ProcessState};
 use serde::{Deserialize, Serialize};
 
+use crate::exit::ExitStatus;
 use crate::request::{Outcome, Ticket};
 
 /// One run of a process, never used again: a signal by it can't reach another.
@@ -60,4 +61,6 @@ pub struct Change {
     pub expected: bool,
     /// Failed attempts in a row.
     pub tries: i64,
+    /// How the child ended, where that is why.
+    pub exit: Option<ExitStatus>,
 }

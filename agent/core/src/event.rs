@@ -147,7 +147,7 @@ fn origin(written: &Written) -> String {
 }
 
 fn state_payload(change: &Change) -> String {
-    let Change { name, from, to, pid, expected, tries } = change;
+    let Change { name, from, to, pid, expected, tries, exit: _ } = change;
     let first = format!("processname:{} groupname:{} from_state:{}", name.process, name.group, from.name());
     match to {
         ProcessState::Starting | ProcessState::Backoff => format!("{first} tries:{tries}"),

@@ -377,7 +377,7 @@ mod tests {
 
     fn goes(pools: &mut Pools, to: ProcessState) {
         let from = ProcessState::Starting;
-        pools.changed(&Change { name: listener(), from, to, pid: 1, expected: true, tries: 0 });
+        pools.changed(&Change { name: listener(), from, to, pid: 1, expected: true, tries: 0, exit: None });
     }
 
     fn ready(pools: &mut Pools) {

@@ -78,6 +78,8 @@ pub struct Process {
     stopped: Wall,
     exitstatus: Option<i32>,
     spawnerr: Option<String>,
+    /// How the child has ended, until the change that follows from it is told.
+    exit: Option<ExitStatus>,
 }
 
 /// A child that exists, or is being made.
@@ -100,6 +102,7 @@ impl Process {
             stopped: Wall::EPOCH,
             exitstatus: None,
             spawnerr: None,
+            exit: None,
         }
     }
 
@@ -304,12 +307,14 @@ impl Process {
         match self.state {
             ProcessState::Stopping | ProcessState::Unknown => {
                 self.exitstatus = Some(status.code());
+                self.exit = Some(status);
                 self.change(ProcessState::Stopped, cx);
                 let level = if expected { LogLevel::Info } else { LogLevel::Warn };
                 self.log(level, format!("stopped: {name} ({status})"), cx);
                 self.run = None;
             }
             ProcessState::Starting if now < self.running_from() => {
+                self.exit = Some(status);
                 self.failed_to_start("Exited too quickly (process log may have details)".to_owned(), cx);
                 self.log(LogLevel::Warn, format!("exited: {name} ({status}; not expected)"), cx);
                 self.run = None;
@@ -327,6 +332,7 @@ impl Process {
                     self.spawnerr = Some(format!("Bad exit code {}", status.code()));
                     (LogLevel::Warn, "not expected")
                 };
+                self.exit = Some(status);
                 self.change_expecting(ProcessState::Exited, expected, cx);
                 self.log(level, format!("exited: {name} ({status}; {word})"), cx);
                 self.run = None;
@@ -391,6 +397,7 @@ impl Process {
             pid: self.pid(),
             expected,
             tries: self.backoff,
+            exit: self.exit.take(),
         }));
     }
 

@@ -258,6 +258,7 @@ async fn perform<D: Daemon>(
             names.push(name);
         }
     }
+    let _asked = membership.events.asked(&names, &command.by);
     let mut outcomes = membership.daemon.verb(verb, Processes::Named(names))?;
     while let Some((name, outcome)) = outcomes.recv().await {
         let (outcome, text) = worded(verb, outcome);

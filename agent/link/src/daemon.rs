@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
 
+use fleetvisor_core::effect::Change;
 use fleetvisor_core::request::{Outcome, Processes, Verb};
 use fleetvisor_model::config::{Bundles, LogLevel, OwnPrograms};
 use fleetvisor_model::name::ProcessName;
@@ -20,7 +21,10 @@ pub struct Gone;
 /// What a watcher of processes sees.
 #[derive(Clone, Debug)]
 pub enum Watched {
+    /// What it is now.
     Changed(ProcessStatus),
+    /// What has happened to it; follows what it is now.
+    Happened(Change),
     Removed(ProcessName),
 }
 

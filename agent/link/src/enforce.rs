@@ -30,6 +30,8 @@ pub(crate) async fn enforce<D: Daemon>(membership: &Membership<D>) -> Result<(),
             watched = changed.recv() => match watched.ok_or(Gone)? {
                 Watched::Changed(status) => note(membership, &mut drifted, status).await,
                 Watched::Removed(name) => drop(drifted.remove(&name)),
+                // What it has led to is told before.
+                Watched::Happened(_) => {}
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 let now = Instant::now();

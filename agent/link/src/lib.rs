@@ -6,6 +6,7 @@
 //! - `command`: carries out what is asked, at most once; `journal`: what that takes. `wishes`: what is asked to last,
 //!   `enforce`: and made so again.
 //! - `bundles`: the configuration that the fleet gives this host, on its disk. `config`: comes to have it.
+//! - `events`: what has happened, so that nothing is missed between two links.
 //! - `enrol`, `renew`: the host's certificate.
 
 mod backoff;
@@ -15,6 +16,7 @@ mod config;
 mod daemon;
 mod enforce;
 mod enrol;
+mod events;
 mod journal;
 mod link;
 mod membership;

@@ -68,6 +68,8 @@ pub(crate) async fn serve<D: Daemon>(
     let (failed, mut failure) = mpsc::channel(1);
     let mut seq = 1;
     let mut pending = Pending::new();
+    // The last event that was said on this link, once the controller has told what it has.
+    let (mut unsaid, mut events_due): (Option<u64>, bool) = (None, false);
     let mut gathered = Instant::now();
     let mut every = WELCOME;
     let mut said = Instant::now();
@@ -80,6 +82,7 @@ pub(crate) async fn serve<D: Daemon>(
                     Some(to_host::Message::Welcome(welcome)) => {
                         every = Duration::from_secs(u64::from(welcome.heartbeat_seconds.clamp(1, 60)));
                         *linked = true;
+                        unsaid = Some(membership.events.resume(welcome.events_until));
                         let line = format!("fleet: linked to {address} as host {}", membership.section.host);
                         membership.daemon.log(LogLevel::Info, line);
                     }
@@ -135,12 +138,24 @@ pub(crate) async fn serve<D: Daemon>(
                 }
             }
             watched = changed.recv() => {
-                if pending.is_empty() {
+                if pending.is_empty() && unsaid.is_none() {
                     gathered = Instant::now() + GATHER;
                 }
                 membership.gather(watched.ok_or(Gone)?, &mut pending);
                 while let Ok(watched) = changed.try_recv() {
                     membership.gather(watched, &mut pending);
+                }
+            }
+            () = membership.events.after(unsaid), if unsaid.is_some() && !events_due => {
+                events_due = true;
+            }
+            room = room(&up, gathered), if events_due => {
+                let room = room.ok_or(LinkError::Closed)?;
+                events_due = false;
+                if let Some((events, last)) = membership.events.take(unsaid) {
+                    unsaid = Some(last);
+                    room.send(FromHost { message: Some(from_host::Message::Events(events)) });
+                    said = Instant::now();
                 }
             }
             room = room(&up, gathered), if !pending.is_empty() => {
@@ -187,6 +202,8 @@ impl<D: Daemon> Membership<D> {
             Watched::Removed(name) => {
                 pending.insert(name, None);
             }
+            // Told by the events of this host, which outlive a link.
+            Watched::Happened(_) => {}
         }
     }
 
@@ -229,8 +246,10 @@ impl<D: Daemon> Membership<D> {
             let verb_shown = if wanted { "start" } else { "stop" };
             let line = format!("fleet: catching up: {verb_shown} {}", shown.join(" "));
             self.daemon.log(LogLevel::Info, line);
-            // Nobody waits for the outcomes: the states that follow are reported.
-            drop(self.daemon.verb(verb, Processes::Named(names))?);
+            let _asked = self.events.asked(&names, "the fleet, while this host was away");
+            // The states that follow are reported; the outcomes only tell when it is over.
+            let mut outcomes = self.daemon.verb(verb, Processes::Named(names))?;
+            while outcomes.recv().await.is_some() {}
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ use crate::backoff::Itinerary;
 use crate::bundles::KeptError;
 use crate::command::Commands;
 use crate::config::Given;
-use crate::daemon::{Daemon, Gone};
+use crate::daemon::{Daemon, Gone, Watched};
+use crate::events::Events;
 use crate::journal::{Journal, JournalError};
 use crate::wishes::{Wishes, WishesError};
 use crate::{enforce, enrol, link, renew};
@@ -34,6 +35,7 @@ pub(crate) struct Membership<D> {
     pub(crate) given: Given,
     pub(crate) wishes: Arc<tokio::sync::Mutex<Wishes>>,
     pub(crate) commands: Commands,
+    pub(crate) events: Events,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +89,7 @@ impl LinkError {
 
 /// Keeps the link up for as long as the daemon runs. Needs a runtime with I/O and time.
 pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
-    let mut itinerary = Itinerary::new(&section.controller);
+    let itinerary = Itinerary::new(&section.controller);
     let commands = Commands::new(open_journal(&section, &daemon).await);
     let membership = Arc::new(Membership {
         boot_id: format!("{}-{}", process_id(), section.host),
@@ -96,31 +98,15 @@ pub async fn run<D: Daemon>(section: FleetSection, wishes: Wishes, daemon: D) {
         daemon,
         wishes: Arc::new(tokio::sync::Mutex::new(wishes)),
         commands,
+        events: Events::default(),
     });
     if membership.section.enforce {
         let membership = Arc::clone(&membership);
         tokio::spawn(async move { enforce::enforce(&membership).await });
     }
-    // The same reason again and again is said once for each controller.
-    let mut said: HashMap<String, String> = HashMap::new();
-    while let Some(address) = itinerary.address() {
-        let (linked, error) = membership.stay_linked(&address).await;
-        if linked {
-            itinerary.linked();
-            said.clear();
-        }
-        let retry_after = match &error {
-            LinkError::Gone(_) => return,
-            LinkError::Farewell { retry_after, .. } => *retry_after,
-            _ => Duration::ZERO,
-        };
-        let reason = error.to_string();
-        if !matches!(error, LinkError::Changed) && said.get(&address) != Some(&reason) {
-            let line = format!("fleet: no link to {address}: {reason}");
-            membership.daemon.log(LogLevel::Warn, line);
-            said.insert(address, reason);
-        }
-        sleep(itinerary.lost(Instant::now(), retry_after)).await;
+    tokio::select! {
+        () = membership.record_events() => {}
+        () = membership.stay(itinerary) => {}
     }
 }
 
@@ -142,6 +128,41 @@ async fn open_journal<D: Daemon>(section: &FleetSection, daemon: &D) -> Journal 
 }
 
 impl<D: Daemon> Membership<D> {
+    /// For as long as the daemon runs, linked or not.
+    async fn record_events(&self) {
+        let Ok(mut watched) = self.daemon.watch() else { return };
+        while let Some(watched) = watched.recv().await {
+            if let Watched::Happened(change) = watched {
+                self.events.record(change);
+            }
+        }
+    }
+
+    /// One link after the other.
+    async fn stay(self: &Arc<Membership<D>>, mut itinerary: Itinerary) {
+        // The same reason again and again is said once for each controller.
+        let mut said: HashMap<String, String> = HashMap::new();
+        while let Some(address) = itinerary.address() {
+            let (linked, error) = self.stay_linked(&address).await;
+            if linked {
+                itinerary.linked();
+                said.clear();
+            }
+            let retry_after = match &error {
+                LinkError::Gone(_) => return,
+                LinkError::Farewell { retry_after, .. } => *retry_after,
+                _ => Duration::ZERO,
+            };
+            let reason = error.to_string();
+            if !matches!(error, LinkError::Changed) && said.get(&address) != Some(&reason) {
+                let line = format!("fleet: no link to {address}: {reason}");
+                self.daemon.log(LogLevel::Warn, line);
+                said.insert(address, reason);
+            }
+            sleep(itinerary.lost(Instant::now(), retry_after)).await;
+        }
+    }
+
     /// Enrols if need be, links, and returns when there is no link any more: whether there was one, and why
     /// it is gone.
     async fn stay_linked(self: &Arc<Membership<D>>, address: &str) -> (bool, LinkError) {

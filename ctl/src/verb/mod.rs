@@ -4,6 +4,7 @@ mod audit;
 mod completion;
 mod config;
 mod drift;
+mod events;
 mod here;
 mod host;
 mod op;
@@ -42,6 +43,7 @@ pub(crate) enum Verb {
     Config(config::Config),
     Operator(operator::Operator),
     Audit(audit::Audit),
+    Events(events::Events),
     Version(version::Version),
     Completion(completion::Completion),
 }
@@ -62,6 +64,7 @@ impl Verb {
             Verb::Config(config) => config.run(cli),
             Verb::Operator(operator) => operator.run(cli),
             Verb::Audit(audit) => audit.run(cli),
+            Verb::Events(events) => events.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
         }

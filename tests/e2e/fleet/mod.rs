@@ -4,6 +4,7 @@
 //! - [`ansible`]: the collection with its modules and role.
 //! - [`away`]: hosts that are not there, and come back.
 //! - [`bundles`]: configuration that the fleet gives its hosts.
+//! - [`events`]: what is told of all that.
 //! - [`half_open`]: links that are dead while nobody has said so.
 //! - [`partition`]: all of that at random, under a stream of operations.
 //! - [`identity`]: certificates and operators over time.
@@ -18,6 +19,7 @@ mod ansible;
 mod away;
 mod bundles;
 mod drift;
+mod events;
 mod half_open;
 mod identity;
 mod operations;

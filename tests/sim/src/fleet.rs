@@ -62,6 +62,10 @@ impl Fleet {
         self.hosts.len()
     }
 
+    pub(crate) fn host(&self, number: usize) -> &SimulatedHost {
+        &self.hosts[number].host
+    }
+
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &SimulatedHost> {
         self.hosts.iter().map(|member| &member.host)
     }

@@ -102,6 +102,26 @@ impl SimulatedHost {
         self.world().spawned
     }
 
+    /// One process ends by itself, and is started again as its configuration says; gives the pid that it had. Needs a
+    /// runtime.
+    pub(crate) fn crash(&self, number: usize) -> i32 {
+        let mut world = self.world();
+        let name = ProcessName::new(GROUP, format!("p_{number:02}"));
+        let Some(process) = world.core.process(&name) else { return 0 };
+        let (pid, instance) = (process.pid(), process.instance());
+        if let Some(instance) = instance {
+            world.drive(Input::Exited { instance, status: ExitStatus::Code(1) });
+        }
+        if let Some(left) = world.core.deadline().map(|at| at - world.now().monotonic) {
+            let host = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(left).await;
+                host.world().drive(Input::Tick);
+            });
+        }
+        pid
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.inner.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +172,10 @@ impl World {
             }
             Effect::Changed(change) => {
                 if let Some(status) = self.core.process(&change.name).map(|process| process.status(now)) {
-                    self.watchers.retain(|watcher| watcher.send(Watched::Changed(status.clone())).is_ok());
+                    self.watchers.retain(|watcher| {
+                        watcher.send(Watched::Changed(status.clone())).is_ok()
+                            && watcher.send(Watched::Happened(change.clone())).is_ok()
+                    });
                 }
             }
             Effect::Outcome { ticket, name, outcome } => {
@@ -310,5 +333,9 @@ mod tests {
         }
         assert_eq!((answers, host.spawned(), host.verbs()), (3, 6, 1));
         assert!(matches!(changed.try_recv(), Ok(Watched::Changed(_))));
+        assert!(host.crash(1) > 1000);
+        while host.spawned() < 7 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The life of a simulated fleet, from joining to the controller's death and return. What must be true is
 //! asserted on the way; times and sizes are taken only where they are asked for.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use fleetvisor_proto::fleet::fleet_client::FleetClient;
-use fleetvisor_proto::fleet::{HostState, ListHostsRequest};
+use fleetvisor_proto::fleet::{EventsRequest, HostState, ListHostsRequest};
 use fleetvisor_proto::identity::Identity;
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::figures::{Figures, seconds};
@@ -25,6 +27,9 @@ use crate::{Options, floor, free_port};
 const PATIENCE: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(20);
 const RESTARTS: usize = 3;
+const CHANGES: usize = 10_000;
+/// A thousand a second.
+const BETWEEN: Duration = Duration::from_millis(1);
 
 pub(crate) async fn run(options: &Options, programs: PathBuf) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("fleet-sim-").tempdir()?;
@@ -97,6 +102,7 @@ impl Simulation {
         }
         self.restart_all(floor.as_ref(), if options.check { 1 } else { RESTARTS }).await?;
         self.one_host().await?;
+        self.changes(if options.check { 100 } else { CHANGES }).await?;
         self.death().await?;
         if !options.check {
             println!("{} hosts of {} processes\n\n{}", self.fleet.len(), self.processes, self.figures);
@@ -122,7 +128,18 @@ impl Simulation {
         self.server.as_ref().context("no controller runs")?.usage()
     }
 
+    /// Also programs that have ended run again after a second at most.
     async fn all_are_there(&mut self) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.look().await {
+                Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(100)).await,
+                seen => return seen,
+            }
+        }
+    }
+
+    async fn look(&mut self) -> anyhow::Result<()> {
         let hosts = self.operator.list_hosts(ListHostsRequest::default()).await?.into_inner().hosts;
         ensure!(hosts.len() == self.fleet.len(), "{} hosts are listed", hosts.len());
         for host in hosts {
@@ -229,6 +246,42 @@ impl Simulation {
             ensure!(host.verbs() == wanted, "{host:?} was asked {} times", host.verbs() - before);
         }
         self.figures.add("a change for one host, with ctl's start", seconds(took), None, "that host alone");
+        Ok(())
+    }
+
+    /// Processes end all over the fleet, and somebody watches: from the end to the watcher.
+    async fn changes(&mut self, count: usize) -> anyhow::Result<()> {
+        let request =
+            EventsRequest { follow: true, kinds: vec!["exited".to_owned()], ..EventsRequest::default() };
+        let mut events = self.operator.events(request).await?.into_inner();
+        let crash = |number: usize| {
+            let host = number % self.fleet.len();
+            let pid = self.fleet.host(host).crash((number / self.fleet.len()) % self.processes);
+            ((self.fleet.name(host).to_owned(), pid), Instant::now())
+        };
+        let mut clock = tokio::time::interval(BETWEEN);
+        let (mut open, mut took) = (HashMap::new(), Vec::new());
+        let mut made = 0;
+        while took.len() < count {
+            tokio::select! {
+                _ = clock.tick(), if made < count => {
+                    open.extend([crash(made)]);
+                    made += 1;
+                }
+                event = timeout(PATIENCE, events.message()) => {
+                    let event = event.context("no event")??.context("the events have ended")?;
+                    ensure!(event.kind == "exited", "not an end: {event:?}");
+                    let process = event.process.context("an end without a process")?;
+                    let began = open.remove(&(event.host, process.pid)).context("an end that was told twice")?;
+                    took.push(began.elapsed());
+                }
+            }
+        }
+        took.sort();
+        let (half, most) = (took[count / 2], took[count * 99 / 100]);
+        self.all_are_there().await?;
+        let ours = format!("{} (half within {})", seconds(most), seconds(half));
+        self.figures.add("a change to who watches, 1,000 a second, p99", ours, None, "100 ms");
         Ok(())
     }
 
