@@ -127,12 +127,14 @@ impl Cli {
         self.scope.is_given() || names.iter().any(names_host)
     }
 
-    /// Refuses flags that would have no effect on this host.
-    pub(crate) fn only_here(&self) -> Result<(), String> {
+    /// Refuses flags that would have no effect on this host, where a command may have a JSON document.
+    pub(crate) fn only_here(&self, has_json: bool) -> Result<(), String> {
+        if self.access.form() == Form::Json && !has_json {
+            return Err("-o json is for commands that read: status, avail, pid, version".to_owned());
+        }
         let given = [
             ("--controller", self.access.controller.is_some()),
             ("--identity", self.access.identity.is_some()),
-            ("-o json", self.access.form() == Form::Json),
             ("--timeout", self.access.timeout.is_some()),
         ];
         refuse(given, "is for a fleet; add --all-hosts, --hosts or -l, or a host in front of the name")
@@ -206,9 +208,10 @@ mod tests {
 
     #[test]
     fn flags_without_effect_are_refused() {
-        assert!(read("ctl --timeout 3s status").only_here().is_err());
-        assert!(read("ctl status -o json").only_here().is_err());
-        assert!(read("ctl -c x.conf status").only_here().is_ok());
+        assert!(read("ctl --timeout 3s status").only_here(true).is_err());
+        assert!(read("ctl status -o json").only_here(true).is_ok());
+        assert!(read("ctl stop web -o json").only_here(false).is_err());
+        assert!(read("ctl -c x.conf status").only_here(true).is_ok());
         assert!(read("ctl -c x.conf --all-hosts status").only_fleet().is_err());
         assert!(read("ctl --timeout 3s --all-hosts status").only_fleet().is_ok());
     }

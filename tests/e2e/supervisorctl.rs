@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::thread;
 
-use fleetvisor_tests::{Address, Flavour, Host, HostConfig, LIMIT, Ran, normalise, run};
+use fleetvisor_tests::{Address, Flavour, Host, HostConfig, LIMIT, Ran, binary, normalise, run};
 
 const PROGRAMS: &str = "\
 [program:cat]\ncommand=/bin/cat\nstartsecs=0\npriority=1\n\
@@ -214,4 +214,50 @@ fn several_commands_one_after_another_leave_other_programs_alone() {
     host.python_supervisorctl(&["restart", "a"]).expect_code(0).expect_stdout("a: stopped\na: started\n");
     assert_ne!(host.pid("a"), a);
     assert_eq!(host.pid("b"), b);
+}
+
+#[test]
+fn ctl_answers_for_this_host_as_json_where_it_only_reads() {
+    let host = HostConfig::new(
+        "[program:cat]\ncommand=/bin/cat\nstartsecs=0\n[group:g]\nprograms=off\n\
+         [program:off]\ncommand=/bin/cat\nautostart=false\npriority=7\n",
+    )
+    .start();
+    host.wait("cat", "RUNNING");
+    let config = host.path("supervisord.conf").display().to_string();
+    let ctl = |words: &[&str]| {
+        let mut command = std::process::Command::new(binary("ctl"));
+        run(command.args(["-c", &config, "-o", "json"]).args(words), LIMIT)
+    };
+    let json = |ran: &Ran| -> serde_json::Value { serde_json::from_str(&ran.stdout).expect("a document") };
+    let pid = host.pid("cat");
+
+    let all = ctl(&["status"]).expect_code(3);
+    let processes = &json(&all)["processes"];
+    assert_eq!(processes[0]["name"], "cat:cat");
+    assert_eq!((&processes[0]["state"], &processes[0]["pid"]), (&"RUNNING".into(), &pid.into()));
+    assert!(processes[0]["uptime_seconds"].is_u64() && processes[1]["uptime_seconds"].is_null(), "{all:?}");
+    assert_eq!((&processes[1]["name"], &processes[1]["pid"]), (&"g:off".into(), &serde_json::Value::Null));
+
+    let one =
+        ctl(&["status", "cat", "nosuch"]).expect_code(4).expect_stderr("nosuch: ERROR (no such process)");
+    assert_eq!(json(&one)["processes"].as_array().map(Vec::len), Some(1));
+
+    let avail = json(&ctl(&["avail"]).expect_code(0));
+    let off = &avail["programs"][1];
+    assert_eq!(
+        (&off["name"], &off["in_use"], &off["autostart"]),
+        (&"g:off".into(), &true.into(), &false.into())
+    );
+    assert_eq!(off["priority"], 7);
+
+    assert_eq!(json(&ctl(&["pid", "cat"]))["processes"][0]["pid"], pid);
+    assert!(json(&ctl(&["pid"]))["supervisord"].is_u64());
+
+    // Nothing that changes anything has a document, and none is made of what could not be asked.
+    ctl(&["stop", "cat"]).expect_code(2).expect_stderr("-o json is for commands that read");
+    assert_eq!(host.state("cat"), "RUNNING");
+    let unreachable = ctl(&["-s", "unix:///nonexistent.sock", "status"]).expect_code(4);
+    assert!(unreachable.stderr.contains("unix:///nonexistent.sock no such file"), "{unreachable:?}");
+    assert_eq!(unreachable.stdout, "");
 }

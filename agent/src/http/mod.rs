@@ -12,6 +12,8 @@ mod head;
 mod inotify;
 mod pages;
 mod reply;
+#[cfg(test)]
+mod sequences;
 mod serve;
 mod site;
 

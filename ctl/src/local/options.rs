@@ -22,6 +22,8 @@ pub struct Options {
     pub interactive: bool,
     pub history_file: Option<PathBuf>,
     pub words: Vec<String>,
+    /// One JSON document in place of lines; only commands that have one are run so.
+    pub json: bool,
 }
 
 impl std::fmt::Debug for Options {
@@ -118,6 +120,7 @@ impl Options {
             interactive: given.interactive.is_some() || words.is_empty(),
             history_file: given.history_file.map(PathBuf::from).or(section.history_file),
             words,
+            json: false,
         })
     }
 }

@@ -53,7 +53,12 @@ impl Leave {
 /// Carries out the command of the options, or the shell where there is none.
 pub fn run(options: &Options) -> ExitCode {
     let shell = options.words.is_empty();
-    let session = Session::new(options, Output::new(Box::new(io::stdout())), shell);
+    let output = if options.json {
+        Output::json(Box::new(io::stdout()), Box::new(io::stderr()))
+    } else {
+        Output::new(Box::new(io::stdout()))
+    };
+    let session = Session::new(options, output, shell);
     let mut session = match session {
         Ok(session) => session,
         Err(error) => {

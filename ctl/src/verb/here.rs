@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::{Cli, usage};
+use crate::cli::{Cli, Form, usage};
 use crate::local::{self, Options};
 
 #[derive(Subcommand, Debug)]
@@ -17,6 +17,9 @@ pub(crate) enum Here {
     #[command(after_help = "Example: ctl maintail -f")]
     Maintail(Tail),
     /// Prints the process id of supervisord or of processes
+    ///
+    /// With -o json one document: {"supervisord": pid}, or {"processes": [{"name", "pid"}]} where names are given; the
+    /// pid of what does not run is null.
     #[command(after_help = "Examples:\n  ctl pid\n  ctl pid web")]
     Pid(Names),
     /// Clears the logs of processes
@@ -35,6 +38,9 @@ pub(crate) enum Here {
     #[command(after_help = "Example: ctl remove web")]
     Remove(Names),
     /// Lists what is configured
+    ///
+    /// With -o json one document: {"programs": [{"name", "group", "process", "in_use", "autostart", "group_priority",
+    /// "priority"}]}.
     #[command(after_help = "Example: ctl avail")]
     Avail,
     /// Restarts supervisord
@@ -67,7 +73,7 @@ impl Here {
         if cli.means_fleet(&words) {
             return usage(&format!("{} is for this host only", words[0]));
         }
-        run(cli, words)
+        run(cli, words, matches!(self, Here::Pid(_) | Here::Avail))
     }
 
     /// The command as supervisorctl takes it.
@@ -93,14 +99,14 @@ impl Here {
     }
 }
 
-/// Carries out a command on this host, exactly as supervisorctl does.
-pub(super) fn run(cli: &Cli, words: Vec<String>) -> ExitCode {
-    if let Err(message) = cli.only_here() {
+/// Carries out a command on this host, exactly as supervisorctl does; as JSON only where it has some.
+pub(super) fn run(cli: &Cli, words: Vec<String>, has_json: bool) -> ExitCode {
+    if let Err(message) = cli.only_here(has_json) {
         return usage(&message);
     }
     let program = std::env::args_os().next().unwrap_or_else(|| OsString::from("ctl"));
     match options(cli, &program, words) {
-        Ok(options) => local::run(&options),
+        Ok(options) => local::run(&Options { json: cli.access.form() == Form::Json, ..options }),
         Err(leave) => leave.tell(),
     }
 }

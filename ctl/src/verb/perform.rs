@@ -39,7 +39,7 @@ impl Command<'_> {
         }
         let signal = (self.verb == fleet::Verb::Signal).then(|| self.signal.to_owned());
         let words = std::iter::once(self.verb.word().to_owned()).chain(signal);
-        here::run(cli, words.chain(self.names.iter().cloned()).collect())
+        here::run(cli, words.chain(self.names.iter().cloned()).collect(), false)
     }
 
     fn request(&self, cli: &Cli) -> Result<RunRequest, FleetError> {

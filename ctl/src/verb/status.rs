@@ -18,7 +18,8 @@ use crate::fleet::statuses::Statuses;
 /// With -o json one document: {"hosts": [what host list has of a host, and "processes": [{"name", "group",
 /// "process", "state", "description", "pid", "uptime_seconds", "exitstatus", "spawnerr", "drift": null |
 /// {"desired", "by", "since"}}]}], "unmatched": [target]}. Where a host's "stale" is true, as of one that is
-/// away, "processes" is what was last known.
+/// away, "processes" is what was last known. For this host alone it is {"processes": [...]} with the same members,
+/// and names that fit nothing are said on stderr.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl status\n  ctl --all-hosts status\n  ctl status 'web-*:app:*'")]
 pub(crate) struct Status {
@@ -31,7 +32,7 @@ impl Status {
         if cli.means_fleet(&self.names) {
             in_fleet(cli, self.of_fleet(cli))
         } else {
-            here::run(cli, [&["status".to_owned()], self.names.as_slice()].concat())
+            here::run(cli, [&["status".to_owned()], self.names.as_slice()].concat(), true)
         }
     }
 

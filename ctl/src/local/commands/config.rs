@@ -164,8 +164,10 @@ pub(in crate::local) fn avail(session: &mut Session, arg: &str) -> Result<(), Fa
     }
     match session.call("getAllConfigInfo", &[]) {
         Ok(configs) => {
+            let programs = records(&configs)?.iter().map(config_json).collect::<Result<Vec<_>, Failure>>()?;
+            session.out.document(&serde_json::json!({ "programs": programs }));
             for config in records(&configs)? {
-                session.out.line(&config_line(config)?);
+                session.out.row(&config_line(config)?);
             }
             Ok(())
         }
@@ -176,6 +178,19 @@ pub(in crate::local) fn avail(session: &mut Session, arg: &str) -> Result<(), Fa
         }
         Err(failure) => Err(failure),
     }
+}
+
+fn config_json(config: &Value) -> Result<serde_json::Value, Failure> {
+    let name = process_name(config)?;
+    Ok(serde_json::json!({
+        "name": name.full(),
+        "group": name.group,
+        "process": name.process,
+        "in_use": bool(config, "inuse")?,
+        "autostart": bool(config, "autostart")?,
+        "group_priority": int(config, "group_prio")?,
+        "priority": int(config, "process_prio")?,
+    }))
 }
 
 fn config_line(config: &Value) -> Result<String, Failure> {

@@ -3,8 +3,9 @@
 use fleetvisor_proto::fault::FaultCode;
 use fleetvisor_proto::xmlrpc::Value;
 use nix::errno::Errno;
+use serde_json::json;
 
-use super::name::{int, records};
+use super::name::{int, process_name, records};
 use super::status;
 use crate::local::exit;
 use crate::local::failure::Failure;
@@ -19,22 +20,29 @@ pub(in crate::local) fn pid(session: &mut Session, arg: &str) -> Result<(), Fail
     if names.is_empty() {
         let pid = session.call("getPID", &[])?;
         let pid = pid.as_int().ok_or_else(|| Failure::Shape("a pid was expected".to_owned()))?;
-        session.out.line(&pid.to_string());
+        session.out.row(&pid.to_string());
+        session.out.document(&json!({ "supervisord": pid }));
         return Ok(());
     }
+    let mut processes = Vec::new();
+    let mut show = |session: &mut Session, info: &Value| -> Result<i64, Failure> {
+        let (name, pid) = (process_name(info)?, int(info, "pid")?);
+        session.out.row(&pid.to_string());
+        processes.push(json!({ "name": name.full(), "pid": (pid != 0).then_some(pid) }));
+        Ok(pid)
+    };
     if names.contains(&"all") {
         let infos = session.call("getAllProcessInfo", &[])?;
         for info in records(&infos)? {
-            session.out.line(&int(info, "pid")?.to_string());
+            show(session, info)?;
         }
+        session.out.document(&json!({ "processes": processes }));
         return Ok(());
     }
     for name in names {
         match session.call("getProcessInfo", &[Value::from(name)]) {
             Ok(info) => {
-                let pid = int(&info, "pid")?;
-                session.out.line(&pid.to_string());
-                if pid == 0 {
+                if show(session, &info)? == 0 {
                     session.exitstatus = exit::NOT_RUNNING;
                 }
             }
@@ -45,6 +53,7 @@ pub(in crate::local) fn pid(session: &mut Session, arg: &str) -> Result<(), Fail
             Err(failure) => return Err(failure),
         }
     }
+    session.out.document(&json!({ "processes": processes }));
     Ok(())
 }
 

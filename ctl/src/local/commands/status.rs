@@ -16,6 +16,8 @@ struct Row {
     state: ProcessState,
     statename: String,
     description: String,
+    /// Its place in the answer.
+    at: usize,
 }
 
 pub(in crate::local) fn status(session: &mut Session, arg: &str) -> Result<(), Failure> {
@@ -23,15 +25,18 @@ pub(in crate::local) fn status(session: &mut Session, arg: &str) -> Result<(), F
         session.exitstatus = exit::STATUS_UNKNOWN;
         return Ok(());
     };
-    let rows = records(&infos)?.iter().map(row).collect::<Result<Vec<Row>, Failure>>()?;
+    let infos = records(&infos)?;
+    let rows = infos.iter().enumerate().map(row).collect::<Result<Vec<Row>, Failure>>()?;
     let (shown, complaints) = select(&rows, arg);
     for complaint in &complaints {
         session.out.line(complaint);
         session.exitstatus = exit::STATUS_UNKNOWN;
     }
+    let processes = shown.iter().map(|row| json(row, &infos[row.at])).collect::<Result<Vec<_>, Failure>>()?;
+    session.out.document(&serde_json::json!({ "processes": processes }));
     let width = shown.iter().map(|row| row.name.to_string().chars().count()).max().unwrap_or(0);
     for row in &shown {
-        session.out.line(&status_line(&row.name.to_string(), width, &row.statename, &row.description));
+        session.out.row(&status_line(&row.name.to_string(), width, &row.statename, &row.description));
     }
     if shown.iter().any(|row| row.state.is_stopped()) {
         session.exitstatus = exit::STATUS_NOT_RUNNING;
@@ -71,13 +76,31 @@ fn result(value: Value) -> Result<Value, Failure> {
     }
 }
 
-fn row(info: &Value) -> Result<Row, Failure> {
+/// As the fleet's `status` has a process, without a host.
+fn json(row: &Row, info: &Value) -> Result<serde_json::Value, Failure> {
+    let pid = int(info, "pid")?;
+    let uptime = int(info, "now")? - int(info, "start")?;
+    Ok(serde_json::json!({
+        "name": row.name.full(),
+        "group": row.name.group,
+        "process": row.name.process,
+        "state": row.statename,
+        "description": row.description,
+        "pid": (pid != 0).then_some(pid),
+        "uptime_seconds": (row.state == ProcessState::Running).then_some(uptime.max(0)),
+        "exitstatus": int(info, "exitstatus")?,
+        "spawnerr": text(info, "spawnerr")?,
+    }))
+}
+
+fn row((at, info): (usize, &Value)) -> Result<Row, Failure> {
     let code = i32::try_from(int(info, "state")?).unwrap_or(ProcessState::Unknown.code());
     Ok(Row {
         name: process_name(info)?,
         state: ProcessState::from_code(code),
         statename: text(info, "statename")?,
         description: text(info, "description")?,
+        at,
     })
 }
 
@@ -117,6 +140,7 @@ mod tests {
                 state: ProcessState::Running,
                 statename: "RUNNING".to_owned(),
                 description: String::new(),
+                at: 0,
             })
             .into()
     }
