@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{backup, init, restore, run, verify};
+use crate::{backup, init, man, restore, run, verify};
 
 /// The control plane of a fleet of supervisord agents
 #[derive(Debug, Parser)]
@@ -19,6 +19,7 @@ pub(crate) enum Verb {
     Verify(verify::Args),
     Backup(backup::Args),
     Restore(restore::Args),
+    Man(man::Args),
 }
 
 #[cfg(test)]

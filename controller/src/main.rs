@@ -23,6 +23,7 @@ mod init;
 mod layout;
 mod link;
 mod logging;
+mod man;
 mod operations;
 mod operators;
 mod pace;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::verify(&args),
         Verb::Backup(args) => backup::backup(&args),
         Verb::Restore(args) => restore::restore(&args),
+        Verb::Man(args) => man::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@
 //! - [`superlance`], [`python_listeners`]: Supervisor's listeners that people install, and their own.
 //! - [`http_answers`]: what one host's server says, its streams and limits, beside Supervisor's.
 //! - [`status_page`]: the page of one host in a browser.
+//! - [`manual`]: help, manual pages, completion.
 //! - [`bad_input`]: what nobody should send.
 //! - [`service`]: under systemd, and as pid 1.
 //! - [`succession`]: agents that die or are replaced while programs go on.
@@ -34,6 +35,7 @@ mod lifecycle;
 mod log_loss;
 mod log_trouble;
 mod logs;
+mod manual;
 mod options;
 mod python_listeners;
 mod service;

@@ -7,6 +7,7 @@ mod drift;
 mod events;
 mod here;
 mod host;
+mod man;
 mod op;
 mod operator;
 mod perform;
@@ -46,6 +47,7 @@ pub(crate) enum Verb {
     Events(events::Events),
     Version(version::Version),
     Completion(completion::Completion),
+    Man(man::Man),
 }
 
 impl Verb {
@@ -67,6 +69,7 @@ impl Verb {
             Verb::Events(events) => events.run(cli),
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
+            Verb::Man(man) => man.run(cli),
         }
     }
 }
