@@ -253,6 +253,7 @@ impl Driver {
         }
         self.send_again().await;
         self.store_members().await?;
+        self.store_counts().await?;
         Ok(self.members.iter().filter_map(|member| member.deadline).fold(wake, Instant::min))
     }
 
@@ -687,6 +688,20 @@ impl Driver {
             }
             Claim::HeldBy(other) => Err(TurnError::Elsewhere(other)),
         }
+    }
+
+    /// Hosts that were under way when it stopped, or was cancelled, have come out since.
+    async fn store_counts(&mut self) -> Result<(), TurnError> {
+        let counts = self.counts();
+        if self.record.state == State::Running || counts == (self.record.ok, self.record.failed) {
+            return Ok(());
+        }
+        let mut next = self.record.clone();
+        (next.ok, next.failed) = counts;
+        let key = record::operation_key(&self.id);
+        self.controller.store.commit(Transaction::default().put(key, records::encode(&next))).await?;
+        self.record = next;
+        Ok(())
     }
 
     fn announce(&mut self, batch: usize) {

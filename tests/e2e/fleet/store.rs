@@ -156,6 +156,8 @@ fn a_full_disk_is_said_loses_nothing_and_is_over_when_there_is_room() {
     while file.write_at(&page, at).is_ok_and(|written| written == page.len()) {
         at += page.len() as u64;
     }
+    // An open file would keep its room after it is removed.
+    drop(file);
     let before = pids(&host);
     // What there is room for in the store's files is taken first.
     let stop = ["--all-hosts", "stop", "web:app", "--no-wait"];
