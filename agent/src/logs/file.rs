@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fleetvisor_core::effect::Instance;
+use fleetvisor_core::event::Channel;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -27,11 +29,16 @@ const ROTATION_PAUSE: Duration = Duration::from_secs(1);
 /// How long a line waits for a pipe or a terminal that takes nothing.
 const WAIT_MS: u16 = 200;
 
+/// One stream of one run of a program.
+pub(super) type Writer = (Instance, Channel);
+
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     rotation: Rotation,
     open: Option<Open>,
+    /// Who wrote last, where that may have ended within a line: nobody looks at what is spliced.
+    open_line: Option<Writer>,
     /// When to rotate again after a rotation has failed.
     not_before: Option<Instant>,
     pub(super) trouble: Trouble,
@@ -75,6 +82,7 @@ impl LogFile {
             path: path.to_owned(),
             rotation,
             open: None,
+            open_line: None,
             not_before: None,
             trouble: Trouble::new(path.display().to_string()),
         }
@@ -129,6 +137,33 @@ impl LogFile {
             Some(open) => Ok(open),
             none => Ok(none.insert(Open::new(&self.path, self.rotation)?)),
         }
+    }
+
+    /// What this writer puts there next may end within a line.
+    pub(super) fn opens_line(&mut self, writer: Writer) {
+        self.open_line = Some(writer);
+    }
+
+    /// This writer has ended its line, or writes no more.
+    pub(super) fn closes_line(&mut self, writer: Writer) {
+        self.open_line = self.open_line.filter(|open| *open != writer);
+    }
+
+    /// Who is in the middle of a line, if that is somebody else.
+    pub(super) fn line_of_another(&mut self, writer: Writer) -> Option<Writer> {
+        let another = self.open_line.filter(|open| *open != writer)?;
+        // Empty as it was rotated within the line.
+        if self.last_byte() == Some(b'\n') {
+            self.open_line = None;
+        }
+        self.open_line.and(Some(another))
+    }
+
+    fn last_byte(&self) -> Option<u8> {
+        let at = self.open.as_ref()?.end?.at.checked_sub(1)?;
+        let mut byte = [0];
+        File::open(&self.path).ok()?.read_exact_at(&mut byte, at).ok()?;
+        Some(byte[0])
     }
 
     /// Up to `most` bytes, no more than a chunk, out of a pipe to the end of the file.
@@ -206,19 +241,24 @@ impl LogFile {
 
     /// Ends a line that an agent that was killed did not.
     pub(super) fn end_line(&mut self) -> Result<(), Short> {
-        let Ok(open) = self.ready() else { return Ok(()) };
-        let last = open.end.filter(|end| end.at > 0).map(|end| end.at - 1);
-        let mut byte = [b'\n'];
-        let read = last.and_then(|at| File::open(&self.path).ok()?.read_exact_at(&mut byte, at).ok());
-        if read.is_some() && byte != [b'\n'] { self.write(b"\n") } else { Ok(()) }
+        if self.ready().is_err() {
+            return Ok(());
+        }
+        if self.last_byte().is_some_and(|byte| byte != b'\n') { self.write(b"\n") } else { Ok(()) }
     }
 
     /// To be called after each write from memory; otherwise it is done by itself.
     pub(super) fn rotate_if_due(&mut self) {
-        let Some(Open { file, rotation, end: Some(end), .. }) = &mut self.open else { return };
-        if !rotation.is_due(end.at) || self.not_before.is_some_and(|time| Instant::now() < time) {
+        let is_due = |open: &Open| open.end.is_some_and(|end| open.rotation.is_due(end.at));
+        if !self.open.as_ref().is_some_and(is_due)
+            || self.not_before.is_some_and(|time| Instant::now() < time)
+        {
             return;
         }
+        if self.open_line.is_some() && self.last_byte() == Some(b'\n') {
+            self.open_line = None;
+        }
+        let Some(Open { file, rotation, end: Some(end), .. }) = &mut self.open else { return };
         let result = if rotation.backups == 0 {
             file.set_len(0).map(|()| end.at = 0)
         } else {

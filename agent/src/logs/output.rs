@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::read;
 
 use super::daemon::DaemonLog;
-use super::file::{End, LogFile, Short};
+use super::file::{End, LogFile, Short, Writer};
 use super::spool::{Record, Spool};
 use super::syslog::Syslog;
 use super::tools::{CHUNK, Moved, Tools};
@@ -38,6 +38,12 @@ pub(super) struct Source {
     pub(super) instance: Instance,
     pub(super) name: ProcessName,
     pub(super) channel: Channel,
+}
+
+impl Source {
+    pub(super) fn writer(&self) -> Writer {
+        (self.instance, self.channel)
+    }
 }
 
 #[derive(Debug)]

@@ -332,6 +332,7 @@ impl Thread {
     fn drain(&mut self, instance: Instance) {
         let Some(program) = self.programs.remove(&instance) else { return };
         for id in program.pumps {
+            self.end_line_before(id);
             let Some(pump) = self.pumps.get_mut(&id) else { continue };
             let drained = pump.drain(Instant::now(), &mut self.common);
             let file = pump.output.file.clone();
@@ -347,6 +348,14 @@ impl Thread {
         }
         if self.failures.borrow().programs.contains_key(&program.outputs.name) {
             self.show_failures();
+        }
+    }
+
+    /// Another that is in the middle of a line gets to its end first, if that has been written.
+    fn end_line_before(&mut self, id: u64) {
+        let Some(writer) = self.pumps.get(&id).and_then(Pump::line_of_another) else { return };
+        if let Some(other) = self.pumps.values_mut().find(|pump| pump.source.writer() == writer) {
+            other.end_line(Instant::now(), &mut self.common);
         }
     }
 
