@@ -3,6 +3,8 @@
 //! one takes up the operation from its records ([`Driver::load`]) and repeats nothing: hosts know the ids that
 //! they have carried out. Which host is next is [`crate::rollout`]'s to say.
 //!
+//! - `sending`: from a host's turn to its link. `asks`: watch, cancel, resume. `telling`: what others hear of it.
+//!
 //! ```text
 //!   turn: answers and times --store--> rollout::next --store--> send
 //!    ^                                                           |
@@ -13,11 +15,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::time::Wall;
-use fleetvisor_proto::fleet::{
-    self, BatchBegun, Command, HostDone, HostResult, OperationState, RunProgress, RunStarted, Verb, run_event,
-};
+use fleetvisor_proto::fleet::{self, HostDone, HostResult, RunProgress, Verb, run_event};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -29,11 +28,14 @@ use crate::audit::{Entry, Outcome};
 use crate::clock;
 use crate::controller::Controller;
 use crate::desired::{self, DesiredError};
-use crate::reconcile::{Run, Wish};
 use crate::records;
-use crate::registry::host::{Answer, Answers};
+use crate::registry::host::Answer;
 use crate::rollout::{self, Next, Strategy};
 use crate::store::{Claim, Transaction};
+
+mod asks;
+mod sending;
+mod telling;
 
 /// How soon what the store refused is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -311,169 +313,6 @@ impl Driver {
         }
     }
 
-    /// Stores that these hosts begin, with what is wished of them, and tells them. The lanes keep the wishes of
-    /// several operations in the order of their revisions on the way to a host.
-    async fn begin(&mut self, mut numbers: Vec<usize>) -> Result<(), TurnError> {
-        // In one order for everybody, so that two operations can't wait for each other.
-        numbers.sort_by(|a, b| self.members[*a].planned.host.cmp(&self.members[*b].planned.host));
-        let hosts: Vec<_> = numbers.iter().map(|at| self.members[*at].host.clone()).collect();
-        let mut lanes = Vec::with_capacity(hosts.len());
-        for host in &hosts {
-            lanes.push(host.lane.lock().await);
-        }
-        for at in &numbers {
-            self.leave_stopped(*at).await?;
-        }
-        let mut transaction = Transaction::default();
-        let mut stages = Vec::with_capacity(numbers.len());
-        for at in &numbers {
-            let member = &self.members[*at];
-            let stage = if let Stage::Remembered { .. } = member.stage {
-                Stage::Begun { wish: Some(member.wish), wished: member.planned.processes.clone() }
-            } else {
-                let (wished, run) = self.wishes(member).await?;
-                transaction = desired::put(transaction, &member.planned.host, &wished, run, &self.record.by);
-                Stage::Begun { wish: None, wished }
-            };
-            let stored = MemberRecord { stage: stage.clone(), results: member.results.clone() };
-            let key = record::member_key(&self.id, &member.planned.host);
-            transaction = transaction.put(key, records::encode(&stored));
-            stages.push(stage);
-        }
-        let revision = self.controller.store.commit(transaction).await?;
-        let deadline = Instant::now() + self.timeout();
-        for (at, stage) in numbers.into_iter().zip(stages) {
-            let member = &mut self.members[at];
-            let before = std::mem::replace(&mut member.stage, stage);
-            if let Stage::Begun { wish: None, wished } = &member.stage {
-                member.wish = if wished.is_empty() { 0 } else { revision };
-            }
-            member.deadline = Some(deadline);
-            if !self.send(at, false) {
-                // It went away a moment ago: as if it had been away all along.
-                let member = &mut self.members[at];
-                member.deadline = None;
-                member.stage = match before {
-                    Stage::Waiting if member.wish != 0 => {
-                        Stage::Remembered { wish: Some(member.wish), before: Vec::new() }
-                    }
-                    before => before,
-                };
-                self.unstored.push(at);
-            }
-        }
-        Ok(())
-    }
-
-    /// A restart that comes late, as its host was away, is older than a stop that was asked for since.
-    async fn leave_stopped(&mut self, at: usize) -> Result<(), TurnError> {
-        if self.verb != Verb::Restart {
-            return Ok(());
-        }
-        let member = &self.members[at];
-        let (host, processes) = (member.planned.host.clone(), &member.planned.processes);
-        let stopped = desired::stopped(&*self.controller.store, &host, processes).await?;
-        for (name, when) in stopped {
-            if when.0 > self.record.made
-                && let Some(progress) = self.members[at].leave(&self.id, name)
-            {
-                let progress = RunProgress { host: host.clone(), progress: Some(progress) };
-                self.tell(run_event::Event::Progress(progress));
-            }
-        }
-        Ok(())
-    }
-
-    /// What of the verb is to be remembered. A restart is not, but undoes a stop that is.
-    async fn wishes(&self, member: &Member) -> Result<(Vec<ProcessName>, Run), DesiredError> {
-        let processes = &member.planned.processes;
-        Ok(match self.verb {
-            Verb::Start => (processes.clone(), Run::Started),
-            Verb::Stop => (processes.clone(), Run::Stopped),
-            Verb::Restart => {
-                let store = &*self.controller.store;
-                let stopped = desired::stopped(store, &member.planned.host, processes).await?;
-                let meant = stopped.into_iter().map(|(name, _)| name).filter(|name| !member.leaves(name));
-                (meant.collect(), Run::Started)
-            }
-            Verb::Signal | Verb::Update | Verb::Unspecified => (Vec::new(), Run::Started),
-        })
-    }
-
-    /// A start or a stop of a host that is away at its turn is stored: it is told with the next link.
-    async fn remember_absent(&mut self, turn: usize) -> Result<(), TurnError> {
-        let run = match self.verb {
-            Verb::Start => Run::Started,
-            Verb::Stop => Run::Stopped,
-            Verb::Restart | Verb::Signal | Verb::Update | Verb::Unspecified => return Ok(()),
-        };
-        let store = self.controller.store.clone();
-        for at in 0..turn {
-            let member = &mut self.members[at];
-            if member.stage != Stage::Waiting || member.is_present() || member.planned.processes.is_empty() {
-                continue;
-            }
-            let host = member.host.clone();
-            let _lane = host.lane.lock().await;
-            let before = desired::of(&*store, &host.name, &member.planned.processes).await?;
-            let stage = Stage::Remembered { wish: None, before };
-            let stored = MemberRecord { stage: stage.clone(), results: Vec::new() };
-            let key = record::member_key(&self.id, &host.name);
-            let transaction = Transaction::default().put(key, records::encode(&stored));
-            let transaction =
-                desired::put(transaction, &host.name, &member.planned.processes, run, &self.record.by);
-            member.wish = store.commit(transaction).await?;
-            member.stage = stage;
-            host.set_desired(member.wish);
-        }
-        Ok(())
-    }
-
-    /// Whether it could be sent. The caller holds the lane.
-    fn send(&mut self, at: usize, recall: bool) -> bool {
-        let member = &mut self.members[at];
-        let Stage::Begun { wished, .. } = &member.stage else { return false };
-        let run = if self.verb == Verb::Stop { Run::Stopped } else { Run::Started };
-        let wish = |name: &ProcessName| Wish { name: name.clone(), run, revision: member.wish };
-        let wishes: Vec<Wish> = wished.iter().map(wish).collect();
-        let command = Command {
-            id: self.id.clone(),
-            verb: self.verb.into(),
-            processes: member
-                .planned
-                .processes
-                .iter()
-                .filter(|name| !member.leaves(name))
-                .map(Into::into)
-                .collect(),
-            desired: (!wishes.is_empty()).then(|| desired::message(false, member.wish, &wishes)),
-            by: self.record.by.clone(),
-            signal: self.record.signal.clone(),
-            groups: member.planned.groups.clone(),
-            recall,
-        };
-        let most = member.answers_most(self.verb);
-        let answers = Answers { to: self.answers_to.clone(), number: at, most };
-        member.sent = member.host.command(command, answers).ok();
-        member.host.set_desired(member.wish);
-        member.sent.is_some()
-    }
-
-    /// Hosts that have begun, and have linked again since: they are asked once more, and know what they did.
-    async fn send_again(&mut self) {
-        let recall = self.record.state == State::Cancelled || self.has_expired();
-        for at in 0..self.members.len() {
-            let member = &self.members[at];
-            let link = member.host.link();
-            if !member.is_begun() || member.ending.is_some() || link.is_none() || link == member.sent {
-                continue;
-            }
-            let host = member.host.clone();
-            let _lane = host.lane.lock().await;
-            self.send(at, recall);
-        }
-    }
-
     fn answer(&mut self, number: usize, answer: Answer) {
         let member = &mut self.members[number];
         if !member.is_begun() || member.ending.is_some() {
@@ -577,79 +416,6 @@ impl Driver {
         }
     }
 
-    async fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Watch(caller) => {
-                if self.replay().into_iter().all(|event| caller.tell(event)) {
-                    self.callers.push(caller);
-                }
-            }
-            Ask::Cancel { by, answer } => {
-                let result = self.cancel(&by).await;
-                let _ = answer.send(result);
-            }
-            Ask::Resume { by, answer } => {
-                let result = self.resume(&by).await;
-                let _ = answer.send(result);
-            }
-        }
-    }
-
-    /// Lets no further host begin.
-    pub(super) async fn cancel(&mut self, by: &str) -> Result<fleet::Operation, RunError> {
-        match self.record.state {
-            State::Running | State::Stopped => {}
-            State::Cancelled | State::Finished => {
-                return Err(RunError::State { id: self.id.clone(), state: self.state_word() });
-            }
-        }
-        self.audit(by, "operation.cancel", Outcome::Done, String::new()).await;
-        let changed = async {
-            for at in 0..self.members.len() {
-                if let Stage::Remembered { .. } = self.members[at].stage {
-                    self.withdraw(at).await?;
-                    self.members[at].stage = Stage::Waiting;
-                    self.members[at].wish = 0;
-                    self.unstored.push(at);
-                }
-            }
-            self.set_state(State::Cancelled, format!("by {by}"), Outcome::Failed).await?;
-            self.store_members().await
-        };
-        changed.await.map_err(RunError::from)?;
-        self.show();
-        Ok(self.now.borrow().clone())
-    }
-
-    /// Goes on with what was cancelled or has stopped. Failures so far count no longer.
-    pub(super) async fn resume(&mut self, by: &str) -> Result<fleet::Operation, RunError> {
-        match self.record.state {
-            State::Stopped | State::Cancelled => {}
-            State::Running | State::Finished => {
-                return Err(RunError::State { id: self.id.clone(), state: self.state_word() });
-            }
-        }
-        self.audit(by, "operation.resume", Outcome::Done, String::new()).await;
-        let lasts = self.record.expires.saturating_sub(self.record.made);
-        for at in 0..self.members.len() {
-            let standing = self.members[at].standing();
-            if let Stage::Done { forgiven, .. } = &mut self.members[at].stage
-                && standing == rollout::Standing::Bad
-            {
-                *forgiven = true;
-                self.unstored.push(at);
-            }
-        }
-        self.record.expires = clock::now().0.saturating_add(lasts);
-        let changed = async {
-            self.store_members().await?;
-            self.set_state(State::Running, format!("resumed by {by}"), Outcome::Started).await
-        };
-        changed.await.map_err(RunError::from)?;
-        self.show();
-        Ok(self.now.borrow().clone())
-    }
-
     async fn set_state(&mut self, state: State, reason: String, outcome: Outcome) -> Result<(), TurnError> {
         let mut next = self.record.clone();
         next.state = state;
@@ -702,102 +468,6 @@ impl Driver {
         self.controller.store.commit(Transaction::default().put(key, records::encode(&next))).await?;
         self.record = next;
         Ok(())
-    }
-
-    fn announce(&mut self, batch: usize) {
-        if self.ends.len() > 1 && self.announced != Some(batch) {
-            self.announced = Some(batch);
-            let begin = if batch == 0 { 0 } else { self.ends[batch - 1] };
-            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            self.tell(run_event::Event::Batch(BatchBegun {
-                batch: count(batch + 1),
-                batches: count(self.ends.len()),
-                hosts: count(self.ends[batch] - begin),
-            }));
-        }
-    }
-
-    /// What has happened so far, as it was told to those who listened.
-    pub(super) fn replay(&self) -> Vec<run_event::Event> {
-        let hosts = self.members.iter().map(|member| member.planned.host.clone()).collect();
-        let mut events =
-            vec![run_event::Event::Started(RunStarted { id: self.id.clone(), hosts, unmatched: Vec::new() })];
-        for member in &self.members {
-            for result in &member.results {
-                let progress = Some(result.progress(&self.id));
-                let progress = RunProgress { host: member.planned.host.clone(), progress };
-                events.push(run_event::Event::Progress(progress));
-            }
-            if let Stage::Done { result, reason, .. } = &member.stage {
-                events.push(run_event::Event::HostDone(HostDone {
-                    host: Some(member.host.describe()),
-                    result: record::result(result).into(),
-                    reason: reason.clone(),
-                }));
-            }
-        }
-        events
-    }
-
-    /// What is told last: the hosts that are not done, and the state.
-    pub(super) fn farewell(&self) -> Vec<run_event::Event> {
-        let stopped = matches!(self.record.state, State::Stopped | State::Cancelled);
-        let expires = Wall(self.record.expires);
-        let unfinished = self.members.iter().filter(|member| !member.is_done());
-        let mut events: Vec<run_event::Event> = unfinished
-            .map(|member| {
-                let (result, reason) = member.unfinished(self.verb, stopped, expires);
-                let host = Some(member.host.describe());
-                run_event::Event::HostDone(HostDone { host, result: result.into(), reason })
-            })
-            .collect();
-        if self.record.state == State::Running {
-            events.push(run_event::Event::Operation(self.now.borrow().clone()));
-        }
-        events
-    }
-
-    /// The operation, as it is `now` if it is under way elsewhere, and its hosts.
-    pub(super) fn parts(&self, now: Option<fleet::Operation>) -> Vec<fleet::OperationPart> {
-        use fleet::operation_part::Part;
-        let batch = |at: usize| self.ends.iter().take_while(|end| **end <= at).count() + 1;
-        let hosts = self.members.iter().enumerate();
-        let hosts = hosts.map(|(at, member)| Part::Host(member.shown(&self.id, batch(at))));
-        let operation = Part::Operation(now.unwrap_or_else(|| self.now.borrow().clone()));
-        std::iter::once(operation)
-            .chain(hosts)
-            .map(|part| fleet::OperationPart { part: Some(part) })
-            .collect()
-    }
-
-    fn tell(&mut self, event: run_event::Event) {
-        self.callers.retain(|caller| caller.tell(event.clone()));
-    }
-
-    /// Those who listen are told what is left, and that there is nothing more to hear for now.
-    fn dismiss(&mut self) {
-        if self.callers.is_empty() {
-            return;
-        }
-        for event in self.farewell() {
-            self.tell(event);
-        }
-        self.callers.clear();
-    }
-
-    fn show(&self) {
-        let (ok, failed) = self.counts();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let mut shown = self.record.shown(&self.id);
-        if self.record.state == State::Running && self.is_settled() {
-            shown.state = OperationState::Waiting.into();
-        }
-        shown.ok = count(ok);
-        shown.failed = count(failed);
-        shown.under_way = count(self.members.iter().filter(|member| member.is_begun()).count());
-        shown.batch = count((self.batch + 1).min(self.ends.len()));
-        shown.batches = count(self.ends.len());
-        self.now.send_replace(shown);
     }
 
     /// Nothing happens before a host returns or a time is reached.
