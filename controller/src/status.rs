@@ -26,12 +26,8 @@ pub(crate) enum Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Status {
         tracing::error!("{failure}");
-        match failure {
-            Failure::Store(_) => Status::unavailable(failure.to_string()),
-            Failure::Record(_) | Failure::Pki(_) | Failure::Random(_) => {
-                Status::internal(failure.to_string())
-            }
-        }
+        // Not `unavailable`: the controller has been reached, and says what it lacks.
+        Status::internal(failure.to_string())
     }
 }
 

@@ -145,7 +145,7 @@ fn events(changed: Result<mpsc::Receiver<BundleEvent>, ChangeError>) -> Result<R
         ChangeError::Conflict(_) => Status::aborted(error.to_string()),
         ChangeError::Bundle(_) | ChangeError::Store(_) => {
             tracing::error!("{error}");
-            Status::unavailable(error.to_string())
+            Status::internal(error.to_string())
         }
     })?;
     Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
@@ -166,5 +166,5 @@ fn unseen(error: ViewError) -> Status {
 
 fn broken(error: BundleError) -> Status {
     tracing::error!("{error}");
-    Status::unavailable(error.to_string())
+    Status::internal(error.to_string())
 }

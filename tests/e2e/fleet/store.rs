@@ -166,6 +166,7 @@ fn a_full_disk_is_said_loses_nothing_and_is_over_when_there_is_room() {
         if ran.code() == 0 { Err(ran.to_string()) } else { Ok(ran) }
     });
     assert!(refused.stderr.contains("No space left on device"), "{refused}");
+    assert_eq!(refused.code(), 1, "the controller was reached: {refused}");
     assert_eq!(before["web:nginx"], pids(&host)["web:nginx"]);
     // Reading goes on.
     fleet.ctl(&["--all-hosts", "status", "web:"]).expect_stdout("web-01:web:nginx");
