@@ -263,6 +263,18 @@ pub(crate) async fn watch(
     Ok(receiver)
 }
 
+/// The answer of the operation's driver; `None` where nobody carries it out at present.
+async fn ask(
+    controller: &Controller,
+    id: &str,
+    asked: impl FnOnce(oneshot::Sender<Result<fleet::Operation, RunError>>) -> Ask,
+) -> Option<Result<fleet::Operation, RunError>> {
+    let live = controller.operations.get(id)?;
+    let (answer, answered) = oneshot::channel();
+    live.asks.send(asked(answer)).ok()?;
+    answered.await.ok()
+}
+
 /// Lets no further host begin.
 pub(crate) async fn cancel(
     controller: &Arc<Controller>,
@@ -270,13 +282,8 @@ pub(crate) async fn cancel(
     by: String,
 ) -> Result<fleet::Operation, RunError> {
     let id = find(controller, id).await?;
-    if let Some(live) = controller.operations.get(&id) {
-        let (answer, answered) = oneshot::channel();
-        if live.asks.send(Ask::Cancel { by: by.clone(), answer }).is_ok()
-            && let Ok(result) = answered.await
-        {
-            return result;
-        }
+    if let Some(result) = ask(controller, &id, |answer| Ask::Cancel { by: by.clone(), answer }).await {
+        return result;
     }
     Driver::load(controller.clone(), &id).await?.cancel(&by).await
 }
@@ -288,13 +295,8 @@ pub(crate) async fn resume(
     by: String,
 ) -> Result<fleet::Operation, RunError> {
     let id = find(controller, id).await?;
-    if let Some(live) = controller.operations.get(&id) {
-        let (answer, answered) = oneshot::channel();
-        if live.asks.send(Ask::Resume { by: by.clone(), answer }).is_ok()
-            && let Ok(result) = answered.await
-        {
-            return result;
-        }
+    if let Some(result) = ask(controller, &id, |answer| Ask::Resume { by: by.clone(), answer }).await {
+        return result;
     }
     let mut driver = Driver::load(controller.clone(), &id).await?;
     let resumed = driver.resume(&by).await?;
