@@ -117,11 +117,6 @@ impl LogFile {
         self.trouble.begin(errno);
     }
 
-    /// Where the last write ended.
-    pub(super) fn place(&self) -> Option<End> {
-        self.open.as_ref().and_then(|open| open.end)
-    }
-
     /// Where the next byte goes; `None` where there is no such place.
     pub(super) fn end(&mut self) -> Result<Option<End>, Errno> {
         Ok(self.ready()?.end)

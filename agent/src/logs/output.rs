@@ -170,11 +170,11 @@ impl Output {
         Ok(moved)
     }
 
-    /// Does again what an agent that was killed has begun, and says again what nobody has heard: a listener's
-    /// first `heard` bytes are known.
-    pub(super) fn go_on(&mut self, heard: u64, source: &Source, common: &mut Common) {
-        let Some(looked_at) = &mut self.looked_at else { return };
-        let (done, end) = (looked_at.recorded.done, looked_at.recorded.end);
+    /// Does again what an agent that was killed was just writing, at its place: nothing may go to the file before.
+    /// A listener's first `heard` bytes are known, what it said after them is said again.
+    pub(super) fn redo(&mut self, heard: u64, source: &Source, common: &mut Common) {
+        let Some(looked_at) = &self.looked_at else { return };
+        let (done, begun) = (looked_at.recorded.done, looked_at.recorded.begun);
         let Some(spool) = &looked_at.spool else { return };
         if looked_at.transform.is_listener
             && heard < done
@@ -182,16 +182,32 @@ impl Output {
         {
             let _ = common.handle.send(Message::ListenerSays { instance: source.instance, data, upto: done });
         }
-        let mut chunk = vec![0; CHUNK];
-        let mut again = end;
-        loop {
-            let Some(looked_at) = &self.looked_at else { return };
-            let Some(spool) = &looked_at.spool else { return };
-            match spool.read(looked_at.recorded.done, &mut chunk) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => self.deal_with(&chunk[..count], again.take(), source, common),
-            }
+        if begun.is_some() {
+            self.go_on(begun, source, common);
         }
+    }
+
+    /// What an agent that was killed took from the pipe and had not begun to write.
+    pub(super) fn catch_up(&mut self, source: &Source, common: &mut Common) {
+        while self.go_on(None, source, common) {}
+    }
+
+    /// False where there is nothing in the spool that is not done.
+    fn go_on(&mut self, again: Option<End>, source: &Source, common: &mut Common) -> bool {
+        let Some(looked_at) = &self.looked_at else { return false };
+        let LookedAt { spool: Some(spool), recorded, .. } = &**looked_at else { return false };
+        let left = spool.taken_after(recorded.done);
+        if left == 0 {
+            return false;
+        }
+        let mut chunk = vec![0; CHUNK.min(left)];
+        let Ok(count @ 1..) = spool.read(recorded.done, &mut chunk) else { return false };
+        self.deal_with(&chunk[..count], again, source, common);
+        // It may have been cut within a line by the kill.
+        if let Some(file) = self.file.as_ref().filter(|_| !chunk[..count].ends_with(b"\n")) {
+            file.borrow_mut().opens_line(source.writer());
+        }
+        true
     }
 
     /// What was held back, once nothing follows.
@@ -241,11 +257,11 @@ impl Output {
                     file.trouble.lose(work.text.len() - written);
                 }
             }
-            looked_at.record(chunk.len(), file.place());
+            looked_at.record(chunk.len());
             // Not before: what is written again after a kill must find its place.
             file.rotate_if_due();
         } else {
-            looked_at.record(chunk.len(), looked_at.recorded.end);
+            looked_at.record(chunk.len());
         }
         let upto = looked_at.recorded.done;
         if looked_at.transform.is_listener && !chunk.is_empty() {
@@ -351,19 +367,17 @@ impl LookedAt {
 
     /// What is written next goes there.
     fn announce(&mut self, end: Option<End>) {
-        if self.recorded.end != end {
-            self.recorded.end = end;
-            if let Some(spool) = &mut self.spool {
-                // Without it the text would go to the end of the file if it had to be written again.
-                let _ = spool.record(&self.recorded);
-            }
+        self.recorded.begun = end;
+        if let (Some(spool), Some(_)) = (&mut self.spool, end) {
+            // Without it the text would go to the end of the file if it had to be written again.
+            let _ = spool.record(&self.recorded);
         }
     }
 
     /// So many more bytes are done.
-    fn record(&mut self, count: usize, end: Option<End>) {
+    fn record(&mut self, count: usize) {
         let done = self.recorded.done + count as u64;
-        self.recorded = Record { done, end, ..self.transform.state() };
+        self.recorded = Record { done, begun: None, ..self.transform.state() };
         if let Some(spool) = &mut self.spool {
             if spool.record(&self.recorded).is_err() {
                 self.spool = None;
@@ -387,4 +401,87 @@ impl Common {
 
 fn kept(transform: &Transform) -> u64 {
     if transform.is_listener { KEPT_OF_LISTENERS } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use nix::fcntl::OFlag;
+    use nix::unistd::{pipe2, write};
+
+    use super::super::rotate::Rotation;
+    use super::*;
+    use crate::inbox::Facts;
+
+    fn common() -> Common {
+        let facts = Facts {
+            pid: 1,
+            identifier: String::new(),
+            logfile: fleetvisor_model::config::LogTarget::None,
+            config_path: std::path::PathBuf::new(),
+        };
+        let handle = Handle::new(tokio::sync::mpsc::unbounded_channel().0, facts);
+        Common { daemon: DaemonLog::nowhere(), tools: Tools::new().unwrap(), handle }
+    }
+
+    fn parts(log: &Rc<RefCell<LogFile>>) -> Parts {
+        let transform = Transform::new(true, 0, false, false);
+        Parts { file: Some(Rc::clone(log)), syslog: false, events: false, transform, most_captured: 0 }
+    }
+
+    fn source(instance: u64) -> Source {
+        let name = ProcessName::new("g", "p");
+        Source { instance: Instance(instance), name, channel: Channel::Stdout }
+    }
+
+    fn log(path: &Path) -> Rc<RefCell<LogFile>> {
+        Rc::new(RefCell::new(LogFile::closed(path, Rotation::NEVER)))
+    }
+
+    /// Two share a log; A has written, then B; then A's next bytes are taken, and at most begun to be written,
+    /// when everything ends.
+    fn killed(begins: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let text = || std::fs::read_to_string(&path).unwrap();
+        let (mut common, first) = (common(), log(&path));
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let mut outputs = [1, 2].map(|_| Output::new(parts(&first)).unwrap());
+        for (output, number) in outputs.iter_mut().zip(1..) {
+            write(&theirs, format!("first of {number}\n").as_bytes()).unwrap();
+            output.take(ours.as_fd(), CHUNK, &source(number), &mut common).unwrap();
+        }
+        let [a, b] = &mut outputs;
+        write(&theirs, b"\x1b[1msecond of 1\n").unwrap();
+        let of_a = a.looked_at.as_mut().unwrap();
+        of_a.fill(ours.as_fd(), CHUNK, &mut common.tools, &mut common.daemon, &source(1)).unwrap();
+        if begins {
+            of_a.announce(first.borrow_mut().end().unwrap());
+            first.borrow_mut().write(b"seco").unwrap();
+        }
+        let memory = |output: &Output| output.memory().unwrap().try_clone_to_owned().unwrap();
+        let memories = [memory(b), memory(a)];
+
+        let second = log(&path);
+        let mut successors = memories.map(|memory| Output::adopt(parts(&second), Some(memory)));
+        for (output, number) in successors.iter_mut().zip([2, 1]) {
+            output.redo(0, &source(number), &mut common);
+        }
+        for (output, number) in successors.iter_mut().zip([2, 1]) {
+            output.catch_up(&source(number), &mut common);
+        }
+        assert_eq!(text(), "first of 1\nfirst of 2\nsecond of 1\n");
+    }
+
+    #[test]
+    fn what_was_taken_and_not_begun_goes_after_what_others_have_written() {
+        killed(false);
+    }
+
+    #[test]
+    fn what_was_begun_is_written_again_at_its_place() {
+        killed(true);
+    }
 }

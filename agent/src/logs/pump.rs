@@ -166,6 +166,7 @@ impl Pump {
     /// Takes what there is, or a slice of it; with `all`, also what would better wait.
     fn run(&mut self, all: bool, now: Instant, common: &mut Common) -> (usize, Stop) {
         let mut moved = 0;
+        self.output.catch_up(&self.source, common);
         while moved < SLICE {
             let Share { most, ends_line } = match self.share(all, now, &mut common.tools) {
                 Ok(share) => share,

@@ -36,8 +36,8 @@ const TRIM: u64 = 16 << 10;
 pub(super) struct Record {
     /// Bytes of the stream, from its beginning.
     pub(super) done: u64,
-    /// Where the output of what comes next is written, or is just being written.
-    pub(super) end: Option<End>,
+    /// Where the output of what comes next is just being written. Nobody else writes there before it is done.
+    pub(super) begun: Option<End>,
     pub(super) stripper: Stripper,
     pub(super) splitter: Splitter,
     pub(super) captured: Vec<u8>,
@@ -95,10 +95,14 @@ impl Spool {
         }
     }
 
+    /// How many bytes were taken after the first `done`.
+    pub(super) fn taken_after(&self, done: u64) -> usize {
+        usize::try_from(self.taken.saturating_sub(done)).unwrap_or(usize::MAX)
+    }
+
     /// What was taken from `from` on, as much as there is and `into` has room for.
     pub(super) fn read(&self, from: u64, into: &mut [u8]) -> Result<usize, Errno> {
-        let there = usize::try_from(self.taken.saturating_sub(from)).unwrap_or(usize::MAX);
-        let wanted = there.min(into.len());
+        let wanted = self.taken_after(from).min(into.len());
         let mut got = 0;
         while got < wanted {
             match pread(&self.memory, &mut into[got..wanted], self.place(from + got as u64)?)? {

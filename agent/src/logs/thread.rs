@@ -295,7 +295,7 @@ impl Thread {
         self.pumps.insert(id, pump);
     }
 
-    /// Takes over what an agent that is gone was doing. Whatever it had begun is done again at once, before
+    /// Takes over what an agent that is gone was doing. What it was just writing is done again at once, before
     /// anything else goes to the same file; everything else waits for [`resume`](Self::resume).
     fn adopt(&mut self, instance: Instance, adoption: super::Adoption) {
         let super::Adoption { outputs, stash, stdout, stderr, heard } = adoption;
@@ -312,7 +312,7 @@ impl Thread {
             let parts = self.parts(&log, file, is_listener && is_stdout);
             let mut output = Output::adopt(parts, memories[usize::from(!is_stdout)].take());
             let source = Source { instance, name: name.clone(), channel };
-            output.go_on(if is_stdout { heard } else { 0 }, &source, &mut self.common);
+            output.redo(if is_stdout { heard } else { 0 }, &source, &mut self.common);
             self.heed(output.file.clone().as_ref());
             let pump = Pump::new(source, output, pipe, &mut self.common.tools);
             self.add(pump);
@@ -323,6 +323,7 @@ impl Thread {
         for id in self.waiting.take().unwrap_or_default() {
             if let Some(pump) = self.pumps.get(&id) {
                 watch_pipe(&self.poller, pump, id, &mut self.common.daemon);
+                self.ready.push(id);
             }
         }
     }
