@@ -4,6 +4,7 @@
 //!
 //! - [`arrows`]: who may import whom.
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
+//! - [`configurations`]: whole files as people write them, the same session on ours and on Supervisor.
 //! - [`events`]: event listeners and what they hear.
 //! - [`log_loss`], [`log_trouble`]: nothing is lost, and what can't be written is counted.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
@@ -25,6 +26,7 @@
 mod ansible;
 mod arrows;
 mod bad_input;
+mod configurations;
 mod daemon;
 mod events;
 mod fcgi;
