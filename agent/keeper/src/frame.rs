@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The versions of these frames that this build speaks, the best first.
-pub const VERSIONS: [u16; 2] = [2, 1];
+pub const VERSIONS: [u16; 3] = [3, 2, 1];
+/// From this version on a keeper knows [`Request::Replace`].
+pub const REPLACES: u16 = 3;
 /// Bytes of a payload.
 pub const MAX_PAYLOAD: usize = 16 << 20;
 /// Descriptors of one frame: what the kernel passes in one message.
@@ -45,6 +47,10 @@ pub enum Request {
     /// Version 2. A signal of [`Event::Relayed`] is safe from the agent's death: a successor need not hear of it.
     /// Silent.
     Heard { signo: i32 },
+    /// Version 3. The agent is about to exit, and the next one is the program of the one descriptor, which the keeper
+    /// executes as it is; it follows at once. If agents of it die one after the other before they have lived for a
+    /// moment, the program that was before comes back. Silent.
+    Replace,
 }
 
 /// From the keeper.

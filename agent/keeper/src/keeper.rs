@@ -5,6 +5,7 @@
 //! What becomes of the programs once the agent has gone is in [`Keeper::after_agent`]: one that has left something
 //! for a successor gets one, and the programs notice nothing.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, write};
 
+use crate::executable::Executable;
 use crate::frame::{Event, Exit, MAX_DESCRIPTORS, Request, Spawn, Stdin, VERSIONS, decode, encode};
 use crate::launch::{FAILURE, Launch, start_agent};
 use crate::oom::OomScore;
@@ -46,10 +48,13 @@ pub(crate) struct Agent {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     signals: SignalFd,
-    launch: Launch,
+    executable: Executable,
+    agent_args: Vec<OsString>,
     /// `None` between two agents.
     agent: Option<Agent>,
     succession: Succession,
+    /// The agent has asked to be replaced.
+    replaced: bool,
     /// When the next agent is due.
     next_agent: Option<Instant>,
     /// The last agent that has died, and how.
@@ -96,9 +101,11 @@ impl Keeper {
     ) -> Keeper {
         Keeper {
             signals,
-            launch,
+            executable: Executable::new(launch.agent_program),
+            agent_args: launch.agent_args,
             agent: Some(agent),
             succession: Succession::new(),
+            replaced: false,
             next_agent: None,
             predecessor: None,
             reader: FrameReader::default(),
@@ -148,6 +155,11 @@ impl Keeper {
                 self.tell("the agent closed its socket and does not end; killing it");
                 self.kill_agent();
             }
+            if self.executable.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                self.executable.stop_waiting();
+                self.tell("the agent's new program does not come up; killing it");
+                self.kill_agent();
+            }
         }
     }
 
@@ -159,7 +171,8 @@ impl Keeper {
 
     fn wait(&self, limit: Option<Duration>) {
         let throttle = (self.flushed == Flushed::Throttled).then_some(THROTTLE);
-        let deadlines = [self.agent_deadline, self.next_agent].into_iter().flatten();
+        let deadlines =
+            [self.agent_deadline, self.next_agent, self.executable.deadline()].into_iter().flatten();
         let deadline = deadlines.map(|deadline| deadline.saturating_duration_since(Instant::now())).min();
         let limit = [limit, throttle, deadline].into_iter().flatten().min();
         let mut interest = PollFlags::empty();
@@ -253,6 +266,7 @@ impl Keeper {
                 Stdin::Passed => (1, 1),
             },
             Request::Ready => (0, 1),
+            Request::Replace => (1, 1),
             Request::Stash { .. } => (0, MAX_DESCRIPTORS),
             Request::Hello { .. }
             | Request::Prepare(_)
@@ -292,6 +306,15 @@ impl Keeper {
             Request::Unstash { key } => self.stash.remove(&key),
             Request::Stop { status } => self.stop = Some(status),
             Request::Heard { signo } => self.relay.heard(signo),
+            Request::Replace => {
+                if let Some(program) = descriptors.into_iter().next() {
+                    if self.succession.has_lived() {
+                        self.executable.settle();
+                    }
+                    self.executable.replace(program);
+                    self.replaced = true;
+                }
+            }
         }
         Ok(())
     }
@@ -352,6 +375,7 @@ impl Keeper {
         self.messages = messages.or(self.messages.take());
         self.ready = true;
         self.succession.is_up();
+        self.executable.stop_waiting();
         let Some(launcher) = self.launcher.take() else { return };
         if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
             let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null));
@@ -405,7 +429,7 @@ impl Keeper {
             (None, Exit::Code(code)) if !self.ready => code,
             (None, _) if self.ready && self.stash.entries().len() > 0 => {
                 self.predecessor = Some((agent.pid, exit));
-                let wait = self.succession.wait();
+                let wait = self.wait_for_successor(&how);
                 if wait > Duration::ZERO {
                     self.tell(&format!(
                         "{how}, as others did before it; the next one starts in {} ms, and {live} programs go on",
@@ -424,10 +448,31 @@ impl Keeper {
         Some(status)
     }
 
+    /// How long to wait with the next agent; which program it is, is decided here.
+    fn wait_for_successor(&mut self, how: &str) -> Duration {
+        self.executable.stop_waiting();
+        if std::mem::take(&mut self.replaced) {
+            self.succession = Succession::new();
+            return Duration::ZERO;
+        }
+        let wait = self.succession.wait();
+        if self.succession.is_settled() {
+            self.executable.settle();
+        } else if self.succession.is_exhausted() && self.executable.fall_back() {
+            self.tell(&format!("{how}, as others of its program did; the program before it goes on"));
+            self.succession = Succession::new();
+            return Duration::ZERO;
+        }
+        wait
+    }
+
     fn succeed(&mut self) {
         self.next_agent = None;
-        match start_agent(&self.launch, &self.oom) {
-            Ok(agent) => (self.agent, self.connected) = (Some(agent), true),
+        match start_agent(&self.executable.path(), &self.agent_args, &self.oom) {
+            Ok(agent) => {
+                (self.agent, self.connected) = (Some(agent), true);
+                self.executable.started();
+            }
             Err(error) => {
                 let wait = self.succession.wait().max(THROTTLE);
                 self.tell(&format!("{error}; the next try is in {} ms", wait.as_millis()));

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -92,7 +92,7 @@ fn start(launch: Launch) -> Result<i32, LaunchError> {
     mask.thread_block().map_err(failed("block signals"))?;
     let signals = signal_descriptor(&mask)?;
     let oom = OomScore::protect();
-    let agent = start_agent(&launch, &oom)?;
+    let agent = start_agent(&launch.agent_program, &launch.agent_args, &oom)?;
     Ok(Keeper::new(signals, launch, agent, oom, launcher).run())
 }
 
@@ -137,16 +137,15 @@ fn end_of(keeper: Pid) -> Result<i32, LaunchError> {
     })
 }
 
-pub(crate) fn start_agent(launch: &Launch, oom: &OomScore) -> Result<Agent, LaunchError> {
+pub(crate) fn start_agent(program: &Path, args: &[OsString], oom: &OomScore) -> Result<Agent, LaunchError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
         .map_err(failed("create the agent's socket"))?;
-    let mut args = launch.agent_args.clone();
+    let mut args = args.to_vec();
     args.insert(args.len().min(1), format!("{ATTACH_OPTION}{}", theirs.as_raw_fd()).into());
     let strings = args.into_iter().map(|arg| CString::new(arg.into_vec()));
     let args: Vec<CString> = strings.collect::<Result<_, _>>().map_err(|_| LaunchError::NulInArgument)?;
-    let program =
-        CString::new(launch.agent_program.as_os_str().as_bytes()).map_err(|_| LaunchError::NulInArgument)?;
+    let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| LaunchError::NulInArgument)?;
     // SAFETY: there is one thread, so the child may do whatever its parent may.
     match unsafe { fork() }.map_err(failed("fork the agent"))? {
         ForkResult::Parent { child } => Ok(Agent { pid: child.as_raw(), socket }),

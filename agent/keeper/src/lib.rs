@@ -9,13 +9,15 @@
 //! - `keeper`: the loop: signals, reaping, requests; and what happens once the agent has gone.
 //! - `programs`: the table of children and their exits. `spawn`: from a request to a running program.
 //! - `prepare`: user, limits, directory and umask of the keeper, which its children inherit.
-//! - `relay`: signals on their way to the agent. `succession`: when the next agent follows one that has died.
+//! - `relay`: signals on their way to the agent. `succession`: when the next agent follows one that has died;
+//!   `executable`: which program it is.
 //! - `stash`: what an agent leaves for its successor. `oom`: the keeper is the last to go for memory.
 
 pub mod client;
 pub mod frame;
 pub mod launch;
 
+mod executable;
 mod keeper;
 mod oom;
 mod prepare;

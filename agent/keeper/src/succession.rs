@@ -41,6 +41,21 @@ impl Succession {
         }
     }
 
+    /// The present agent has been up for a while.
+    pub(crate) fn has_lived(&self) -> bool {
+        self.up.is_some_and(|up| up.elapsed() >= SETTLED)
+    }
+
+    /// The last agent had been, when it ended.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.short_lives == 0
+    }
+
+    /// As many as may have died in a row without any wait.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.short_lives >= AT_ONCE
+    }
+
     pub(crate) fn is_crash_loop(&self) -> bool {
         self.short_lives > AT_ONCE
     }

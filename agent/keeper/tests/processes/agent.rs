@@ -35,7 +35,7 @@ impl Agent {
     pub(crate) fn hello(&mut self) -> (bool, u32, u32) {
         self.ask(Request::Hello { versions: VERSIONS.to_vec() });
         let (event, _) = self.wait(|event| matches!(event, Event::Hello { .. }));
-        let Event::Hello { version: 2, keeper_pid, ready, adopted, stashed, .. } = event else {
+        let Event::Hello { version: 3, keeper_pid, ready, adopted, stashed, .. } = event else {
             panic!("{event:?}")
         };
         assert_eq!(keeper_pid, self.keeper);

@@ -286,7 +286,7 @@ fn requests_that_break_a_rule_are_refused(agent: &mut Agent) {
     agent.ask(Request::Release { id: 99 });
     assert_eq!(agent.refused(), (Some(99), "no such program".to_owned()));
     agent.ask(Request::Hello { versions: vec![0, 200] });
-    assert_eq!(agent.refused().1, "speaks versions [2, 1] of the frames, none of the agent's");
+    assert_eq!(agent.refused().1, "speaks versions [3, 2, 1] of the frames, none of the agent's");
     agent.spawn(program(8, "/bin/cat", &["cat"]));
     agent.ask(Request::Signal { id: 8, signo: 1000, to_group: false });
     let (event, _) = agent.wait(|event| matches!(event, Event::SignalFailed { .. }));

@@ -25,6 +25,7 @@ pub(crate) const ALL: &[Outside] = &[
     ("an_agent_that_only_hangs_up_is_waited_for", hangs_up, |command| assert_eq!(code(&finish(command)), 9)),
     ("messages_go_where_the_agent_wants_them", passes_a_message_file, messages_are_in_the_file),
     ("an_agent_that_left_something_is_succeeded", dies_twice, is_succeeded),
+    ("an_agent_is_replaced_by_another_program_or_that_before_goes_on", is_replaced, programs_take_turns),
     ("as_pid_1_orphans_are_reaped_and_told", waits_for_an_orphan, in_a_pid_namespace),
 ];
 
@@ -257,6 +258,44 @@ fn dies_twice(agent: &mut Agent) {
 fn is_succeeded(command: Command) {
     let output = finish(command);
     assert_eq!((code(&output), stderr(&output).as_str()), (6, ""));
+}
+
+/// The first agent gives way to a copy of its program, that to one which never comes up, and so to itself again.
+fn is_replaced(agent: &mut Agent) {
+    let (ready, adopted, _) = agent.hello();
+    let (copy, second) = (shared("copy"), shared("second"));
+    agent.ask(Request::Ready);
+    if !ready {
+        agent.ask(Request::Stash { key: "state".into(), bytes: Vec::new() });
+        agent.spawn(program(7, "/bin/sleep", &["sleep", "1000"]));
+        fs::copy("/proc/self/exe", &copy).unwrap();
+        agent.ask_with(Request::Replace, vec![fs::File::open(&copy).unwrap().into()]);
+        end(0);
+    }
+    assert_eq!((adopted, fs::read_link("/proc/self/exe").unwrap()), (1, copy));
+    let expected = if second.exists() { Exit::Code(1) } else { Exit::Code(0) };
+    agent.wait(|event| matches!(event, Event::Succeeded { exit, .. } if *exit == expected));
+    if !second.exists() {
+        fs::write(second, "").unwrap();
+        // It must have lived for a moment, or it is not what to come back to.
+        std::thread::sleep(Duration::from_millis(500));
+        agent.ask(Request::Replace);
+        let reason = "0 descriptors came, 0 were announced, 1 to 1 belong".to_owned();
+        assert_eq!(agent.refused(), (None, reason));
+        agent.ask_with(Request::Replace, vec![fs::File::open("/bin/false").unwrap().into()]);
+        end(0);
+    }
+    agent.stop(6);
+    end(0)
+}
+
+fn programs_take_turns(mut command: Command) {
+    command.env("KEEPER_TEST_DIR", folder());
+    let output = finish(command);
+    assert_eq!(code(&output), 6, "{}", stderr(&output));
+    let said = stderr(&output);
+    let end = "exited with status 1, as others of its program did; the program before it goes on\n";
+    assert!(said.starts_with("supervisord: the agent (pid ") && said.ends_with(end), "{said}");
 }
 
 fn waits_for_an_orphan(agent: &mut Agent) {
