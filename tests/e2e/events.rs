@@ -1,6 +1,6 @@
 //! Events and their listeners: who hears of what, in which form and order, and what a listener's answers lead to.
 
-use fleetvisor_tests::{Host, HostConfig, wait_for};
+use fleetvisor_tests::{Daemon, Flavour, Host, HostConfig, wait_for};
 
 /// Writes a line for each event, and answers with its arguments in turn, then with OK.
 const LISTENER: &str = r"import os, sys
@@ -296,4 +296,52 @@ fn the_daemon_tells_of_its_beginning_and_its_end() {
         ("SUPERVISOR_STATE_CHANGE_STOPPING", String::new()),
     ];
     assert_eq!(told(&heard), expected);
+}
+
+/// What the package `supervisor_stdout` is in its widespread form. The published one is for Python 2 only.
+const SUPERVISOR_STDOUT: &str = r"import sys
+
+def event_handler(event, response):
+    header, data = response.decode().split('\n', 1)
+    fields = dict(word.split(':') for word in header.split())
+    for line in data.split('\n'):
+        print('%s %s | %s' % (fields['processname'], fields['channel'], line), flush=True)
+
+if __name__ == '__main__':
+    print('READY', flush=True)
+    for header in sys.stdin:
+        data = sys.stdin.read(int(dict(word.split(':') for word in header.split())['len']))
+        print('RESULT %d\n%sREADY' % (len(data), data), flush=True)
+";
+
+#[test]
+fn the_handler_of_supervisor_stdout_prints_what_the_package_prints() {
+    for daemon in [Flavour::of_suite(), Flavour::Python] {
+        let host = HostConfig::new(
+            "[program:talks]\ncommand=/bin/sh -c 'printf \"one\\ntwo\\n\"; printf three >&2; exec sleep 600'\n\
+             stdout_events_enabled=true\nstderr_events_enabled=true\nstartsecs=0\n\
+             [eventlistener:prints]\ncommand=python3 -S {dir}/supervisor_stdout.py\nevents=PROCESS_LOG\n\
+             buffer_size=100\nresult_handler=supervisor_stdout:event_handler\nstartsecs=0\n",
+        )
+        .flavour(daemon)
+        .file("supervisor_stdout.py", SUPERVISOR_STDOUT)
+        .prepare();
+        let config = host.path("supervisord.conf").display().to_string();
+        let mut command = host.command(&["-n", "-c", &config]);
+        // Supervisor imports the module into itself.
+        command.env("PYTHONPATH", host.dir().path());
+        let mut running = Daemon::start("supervisord", &mut command, host.dir().path());
+        let printed = wait_for("two events, printed", || {
+            let text = host.dir().read("supervisord.out");
+            let mut lines: Vec<String> =
+                text.lines().filter(|line| line.starts_with("talks ")).map(str::to_owned).collect();
+            lines.sort();
+            if lines.len() >= 4 { Ok(lines) } else { Err(text) }
+        });
+        let expected =
+            ["talks stderr | three", "talks stdout | ", "talks stdout | one", "talks stdout | two"];
+        assert_eq!(printed, expected, "{daemon:?}");
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        assert!(running.wait_exit().success());
+    }
 }

@@ -6,6 +6,7 @@
 //! - [`lifecycle`], [`options`], [`logs`], [`daemon`]: one host and its programs.
 //! - [`configurations`]: whole files as people write them, the same session on ours and on Supervisor.
 //! - [`events`]: event listeners and what they hear.
+//! - [`syslog`]: lines to the machine's own log.
 //! - [`log_loss`], [`log_trouble`]: nothing is lost, and what can't be written is counted.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
@@ -45,4 +46,5 @@ mod status_page;
 mod succession;
 mod superlance;
 mod supervisorctl;
+mod syslog;
 mod terminal;

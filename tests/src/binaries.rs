@@ -40,10 +40,15 @@ fn build(folder: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The whole workspace, as `cargo test --workspace` sees it: a narrower choice unites fewer features and
     // compiles the dependencies a second time.
-    let status = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    build
         .args(["build", "--workspace", "--bins", "--profile", profile])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("cargo runs");
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo says of this package to its tests makes dependencies be compiled again whose scripts ask for it.
+    let of_this = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars().filter(|(name, _)| of_this(name)) {
+        build.env_remove(name);
+    }
+    let status = build.status().expect("cargo runs");
     assert!(status.success(), "the programs under test could not be built ({status})");
 }
