@@ -285,7 +285,7 @@ fn slips_on_the_command_line_are_exit_2() {
         &["restart", "web-01:app:", "nginx"],
         &["-l", "", "status"],
         &["--all-hosts", "tail", "web"],
-        &["-o", "json", "status"],
+        &["-o", "json", "tail", "web"],
         &["--all-hosts", "-s", "unix:///x", "status"],
         &["nosuch"],
     ] {

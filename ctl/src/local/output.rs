@@ -31,6 +31,10 @@ impl Output {
         }
     }
 
+    pub(super) fn wants_documents(&self) -> bool {
+        self.documents.is_some()
+    }
+
     /// Prints it if documents are asked for.
     pub(super) fn document(&mut self, document: &serde_json::Value) {
         if let Some(documents) = &mut self.documents {

@@ -32,8 +32,11 @@ pub(in crate::local) fn status(session: &mut Session, arg: &str) -> Result<(), F
         session.out.line(complaint);
         session.exitstatus = exit::STATUS_UNKNOWN;
     }
-    let processes = shown.iter().map(|row| json(row, &infos[row.at])).collect::<Result<Vec<_>, Failure>>()?;
-    session.out.document(&serde_json::json!({ "processes": processes }));
+    if session.out.wants_documents() {
+        let processes =
+            shown.iter().map(|row| json(row, &infos[row.at])).collect::<Result<Vec<_>, Failure>>()?;
+        session.out.document(&serde_json::json!({ "processes": processes }));
+    }
     let width = shown.iter().map(|row| row.name.to_string().chars().count()).max().unwrap_or(0);
     for row in &shown {
         session.out.row(&status_line(&row.name.to_string(), width, &row.statename, &row.description));
