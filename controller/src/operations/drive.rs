@@ -216,7 +216,9 @@ impl Driver {
                     self.dismiss();
                 }
                 if self.is_over() {
-                    return;
+                    let Ok(ask) = inbox.try_recv() else { return self.leave(inbox).await };
+                    self.ask(ask).await;
+                    continue;
                 }
             }
             tokio::select! {
@@ -233,6 +235,17 @@ impl Driver {
                 () = sleep_until(wake) => {}
             }
         }
+    }
+
+    /// Whoever came too late to be heard is told how it ended; who asks for more does it without this driver.
+    async fn leave(mut self, mut inbox: mpsc::UnboundedReceiver<Ask>) {
+        inbox.close();
+        while let Ok(ask) = inbox.try_recv() {
+            if let Ask::Watch(_) = ask {
+                self.ask(ask).await;
+            }
+        }
+        self.dismiss();
     }
 
     /// Does all that can be done now, and gives the time at which there is more.
