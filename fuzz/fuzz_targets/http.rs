@@ -1,31 +1,14 @@
-//! What the agent itself decides about a request's head and writes into an answer's: the `Authorization` header
-//! and the respelled head. The files are the agent's own, which is a program and can't be linked.
+//! What the agent itself makes of a request: the `Authorization` header, the respelled head of an answer, the
+//! query of a link, the body of a form, and whether who sent it may act.
 #![no_main]
 
-use fleetvisor_model::config::Credentials;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../agent/src/http/auth.rs"]
-mod auth;
-#[path = "../../agent/src/http/head.rs"]
-mod head;
+#[path = "../agent/http.rs"]
+mod http;
 
 fuzz_target!(|data: &[u8]| {
-    let wanted = Credentials { username: "user".to_owned(), password: "se:cret".to_owned() };
-    let hashed = Credentials {
-        username: "user".to_owned(),
-        password: "{SHA}82ab876d1387bfafe46cc1c8a2ef074eae50cb1d".to_owned(),
-    };
-    let (plain, hashed) = (auth::check(&wanted, Some(data)), auth::check(&hashed, Some(data)));
-    assert!(plain != auth::Verdict::Welcome || hashed != auth::Verdict::Welcome);
-    if let auth::Verdict::Unsupported(scheme) = plain {
-        assert!(scheme.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{scheme:?}");
-    }
-    for drop_close in [false, true] {
-        if let Some((head, length)) = head::rewrite(data, drop_close) {
-            assert!(head.len() <= length && length <= data.len());
-            assert!(head.ends_with(b"\r\n\r\n") || head.ends_with(b"\r\n"));
-            assert!(data[..length].ends_with(b"\r\n\r\n"));
-        }
-    }
+    http::credentials(data);
+    http::answer(data);
+    http::pages::request(data);
 });
