@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleetvisor_core::decisions::{Act, Decisions, Step};
@@ -542,7 +543,10 @@ impl Agent {
 
     fn changed(&mut self, change: &Change) {
         self.tell_watchers(&change.name);
-        self.watchers.retain(|watcher| watcher.send(Watched::Happened(change.clone())).is_ok());
+        if !self.watchers.is_empty() {
+            let change = Arc::new(change.clone());
+            self.watchers.retain(|watcher| watcher.send(Watched::Happened(change.clone())).is_ok());
+        }
     }
 
     fn tell(&mut self, event: Told) {
@@ -562,6 +566,7 @@ impl Agent {
             return;
         }
         if let Some(status) = self.core().process(name).map(|process| process.status(clock::now())) {
+            let status = Arc::new(status);
             self.watchers.retain(|watcher| watcher.send(Watched::Changed(status.clone())).is_ok());
         }
     }

@@ -35,10 +35,15 @@ use crate::shares::{Share, Shares};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKES_MAX: usize = 256;
+/// Connections whose handshake has not ended, most of which wait for their turn: a fleet that returns at once, from
+/// behind one address perhaps, is let in as fast as handshakes go. With as many as this the last has its turn before
+/// it gives up.
+const STRANGERS_MAX: usize = 2048;
 /// Connections without a certificate: how many at once, and for how long. Enrolling takes one call.
 const GUESTS_MAX: usize = 256;
-/// Of both, what one address may have: half, since many hosts may come from behind one.
+/// Of each, what one address may have: half, since many hosts may come from behind one.
 const HANDSHAKES_OF_ONE_MAX: usize = HANDSHAKES_MAX / 2;
+const STRANGERS_OF_ONE_MAX: usize = STRANGERS_MAX / 2;
 const GUESTS_OF_ONE_MAX: usize = GUESTS_MAX / 2;
 const GUEST_LIFE: Duration = Duration::from_secs(30);
 /// Between the end of a session and the cut.
@@ -110,13 +115,14 @@ pub(crate) async fn accept(
     let door = Arc::new(Door {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         guests: Arc::new(Semaphore::new(GUESTS_MAX)),
-        guests_of: Shares::new(GUESTS_OF_ONE_MAX),
+        guests_of: Shares::new(GUESTS_OF_ONE_MAX, GUESTS_OF_ONE_MAX),
+        handshakes: Semaphore::new(HANDSHAKES_MAX),
         sessions,
     });
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let handshakes_of = Shares::new(HANDSHAKES_OF_ONE_MAX);
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let strangers_of = Shares::new(STRANGERS_OF_ONE_MAX, HANDSHAKES_OF_ONE_MAX);
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let Ok(place) = strangers.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = connections.closed() => return,
@@ -131,16 +137,17 @@ pub(crate) async fn accept(
             }
         };
         // Hung up on at once: one machine does not keep all others waiting.
-        let Some(share) = handshakes_of.take(address.ip()) else { continue };
+        let Some(share) = strangers_of.take(address.ip()) else { continue };
         let (door, connections) = (door.clone(), connections.clone());
         tokio::spawn(async move {
-            match door.handshake(tcp, address).await {
-                Ok(connection) => {
+            match timeout(HANDSHAKE_TIMEOUT, door.let_in(tcp, address, &share)).await {
+                Ok(Ok(connection)) => {
                     let _ = connections.send(Ok(connection)).await;
                 }
-                Err(err) => tracing::debug!("no connection with {address}: {err}"),
+                Ok(Err(err)) => tracing::debug!("no connection with {address}: {err}"),
+                Err(_) => tracing::debug!("no connection with {address}: no TLS handshake within 5 seconds"),
             }
-            drop((permit, share));
+            drop((place, share));
         });
     }
 }
@@ -150,15 +157,22 @@ struct Door {
     acceptor: TlsAcceptor,
     guests: Arc<Semaphore>,
     guests_of: Shares,
+    handshakes: Semaphore,
     sessions: Arc<Sessions>,
 }
 
 impl Door {
+    /// The handshake, once it is the address's turn and then its own.
+    async fn let_in(&self, tcp: TcpStream, address: SocketAddr, share: &Share) -> io::Result<Connection> {
+        let closed = |_| io::Error::other("the controller is stopping");
+        let _turn = share.turns().acquire().await.map_err(closed)?;
+        let _permit = self.handshakes.acquire().await.map_err(closed)?;
+        self.handshake(tcp, address).await
+    }
+
     async fn handshake(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
-        let stream = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(tcp))
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake within 5 seconds"))??;
+        let stream = self.acceptor.accept(tcp).await?;
         let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
             let too_many = || io::Error::other("too many connections without a certificate");
             let share = self.guests_of.take(address.ip()).ok_or_else(too_many)?;

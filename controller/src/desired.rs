@@ -94,20 +94,18 @@ pub(crate) async fn withdraw(
     Ok(reached)
 }
 
-/// Those of the processes that are wished to be stopped, and when that was asked.
+/// Those of the processes, which are in order, that are wished to be stopped, and when that was asked.
 pub(crate) async fn stopped(
     store: &dyn Store,
     host: &str,
     names: &[ProcessName],
 ) -> Result<Vec<(ProcessName, Wall)>, DesiredError> {
     let mut stopped = Vec::new();
-    for name in names {
-        let key = records::desired_key(host, name);
-        if let Some(record) = store.get(&key).await? {
-            let wish: DesiredRecord = records::decode(&key, &record)?;
-            if wish.run == Run::Stopped {
-                stopped.push((wish.name, Wall(wish.at)));
-            }
+    // There are fewer wishes than processes.
+    for (key, record) in store.list(&records::desired_prefix(host)).await?.records {
+        let wish: DesiredRecord = records::decode(&key, &record)?;
+        if wish.run == Run::Stopped && names.binary_search(&wish.name).is_ok() {
+            stopped.push((wish.name, Wall(wish.at)));
         }
     }
     Ok(stopped)

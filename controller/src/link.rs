@@ -152,6 +152,10 @@ impl Link<'_> {
         let (mut heard, mut listen) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
+                // In this order: a host whose words have not been taken yet is not silent.
+                biased;
+                reason = end.requested() => return Ending::Asked(reason),
+                spread = stop(&mut stopping) => return Ending::Stopping(spread),
                 message = next(incoming, listen) => match message {
                     Ok(Some(FromHost { message })) => {
                         self.host.heard();
@@ -170,8 +174,6 @@ impl Link<'_> {
                 },
                 () = sleep_until(heard.max(listen) + SILENCE_MAX) => return Ending::Silent,
                 () = host.news.notified() => {}
-                reason = end.requested() => return Ending::Asked(reason),
-                spread = stop(&mut stopping) => return Ending::Stopping(spread),
                 () = sleep_until(self.store_at.unwrap_or(self.stored_at)), if self.store_at.is_some() => {
                     self.store_inventory().await;
                 }
@@ -195,7 +197,7 @@ impl Link<'_> {
             from_host::Message::Delta(delta) => self.delta(delta).map_err(|err| err.to_string())?,
             from_host::Message::Progress(progress) => {
                 let id = progress.id.clone();
-                self.host.answer(&id, Answer::Progress(Box::new(progress)));
+                self.host.answer(&id, Answer::Progress(progress));
             }
             from_host::Message::CommandDone(done) => {
                 let id = done.id.clone();
@@ -299,6 +301,7 @@ fn cost(message: &from_host::Message) -> f64 {
         from_host::Message::Report(report) => report.processes.len(),
         from_host::Message::Delta(delta) => delta.changed.len() + delta.removed.len(),
         from_host::Message::Events(told) => told.events.len(),
+        from_host::Message::Progress(progress) => progress.results.len(),
         _ => 0,
     };
     1.0 + statuses as f64 / STATUSES_A_MESSAGE

@@ -9,7 +9,7 @@
 //! | `token/<id>` | [`TokenRecord`] | when the token is made; deleted when it is spent |
 //! | `desired/<host>/<group>:<process>` | [`DesiredRecord`] | by every start and stop |
 //! | `operation/<id>` | [`OperationRecord`] | when it is made, stops, is cancelled or resumed, ends |
-//! | `operation-plan/<id>/<n>` | a list of [`PlannedHost`] | when it is made |
+//! | `operation-plan/<id>/<n>` | [`PlanPiece`] | when it is made |
 //! | `operation-host/<id>/<host>` | [`MemberRecord`] | before the host is told, and when it has answered |
 //! | `audit/<number>` | [`crate::audit::Entry`], behind its hash | with every change that somebody made; never again |
 
@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
-use crate::operations::record::{MEMBERS, MemberRecord, OPERATIONS, OperationRecord, PLANS, PlannedHost};
+use crate::operations::record::{MEMBERS, MemberRecord, OPERATIONS, OperationRecord, PLANS, PlanPiece};
 use crate::store::Record;
 
 pub(crate) const HOSTS: &str = "host/";
@@ -177,7 +177,7 @@ pub(crate) fn check(key: &str, record: &Record) -> Result<(), RecordError> {
         TOKENS => decode::<TokenRecord>(key, record).map(drop),
         DESIRED => decode::<DesiredRecord>(key, record).map(drop),
         OPERATIONS => decode::<OperationRecord>(key, record).map(drop),
-        PLANS => decode::<Vec<PlannedHost>>(key, record).map(drop),
+        PLANS => decode::<PlanPiece>(key, record).map(drop),
         MEMBERS => decode::<MemberRecord>(key, record).map(drop),
         _ => Ok(()),
     }

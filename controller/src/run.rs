@@ -149,7 +149,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Every host is a descriptor, and what a process is usually given is enough for a thousand.
-fn raise_descriptors() {
+pub(crate) fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
     match raised {

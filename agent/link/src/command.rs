@@ -9,8 +9,10 @@ use fleetvisor_core::request::{self, Processes, Refusal};
 use fleetvisor_model::config::LogLevel;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::signal::Signal;
-use fleetvisor_proto::convert::{process_name, reported};
-use fleetvisor_proto::fleet::{Command, CommandDone, FromHost, Outcome, Progress, Verb, from_host};
+use fleetvisor_proto::convert::process_name;
+use fleetvisor_proto::fleet::{
+    Command, CommandDone, FromHost, Outcome, ProcessResult, Progress, Verb, from_host,
+};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::daemon::Daemon;
@@ -18,6 +20,8 @@ use crate::journal::{Journal, JournalError, Known, Told};
 use crate::membership::{LinkError, Membership};
 
 const INTERRUPTED: &str = "the daemon ended while it carried this out";
+/// Processes that are told of in one message at most.
+const TOGETHER: usize = 256;
 
 /// Commands of this host: those under way, and what is known of others.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ struct Inner {
 /// A command under way: what was told of it, and to whom.
 #[derive(Debug, Default)]
 struct Running {
-    told: Vec<Progress>,
+    told: Vec<ProcessResult>,
     links: Vec<mpsc::Sender<FromHost>>,
 }
 
@@ -42,7 +46,7 @@ enum Verdict {
     Begin,
     /// It was told before; this is all there is, for now or for good.
     Repeat {
-        told: Vec<Progress>,
+        told: Vec<ProcessResult>,
         done: Option<CommandDone>,
     },
 }
@@ -77,7 +81,7 @@ impl Commands {
                 Verdict::Repeat { told: Vec::new(), done: Some(done) }
             }
             Some(Known::Done { results, error }) => {
-                let told = results.into_iter().map(|told| progress(id, told)).collect();
+                let told = results.into_iter().map(ProcessResult::from).collect();
                 Verdict::Repeat { told, done: Some(CommandDone { error, ..done }) }
             }
             Some(Known::Recalled) => {
@@ -97,16 +101,16 @@ impl Commands {
         Ok(verdict)
     }
 
-    async fn tell(&self, progress: Progress) {
-        let links = match self.0.lock().await.running.get_mut(&progress.id) {
+    async fn tell(&self, id: &str, results: Vec<ProcessResult>) {
+        let links = match self.0.lock().await.running.get_mut(id) {
             Some(running) => {
-                running.told.push(progress.clone());
+                running.told.extend(results.iter().cloned());
                 running.links.clone()
             }
             None => return,
         };
         for link in links {
-            say(&link, from_host::Message::Progress(progress.clone())).await;
+            say_results(&link, id, results.clone()).await;
         }
     }
 
@@ -133,7 +137,7 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     async fn tell(&self, name: ProcessName, outcome: Outcome, text: String) {
-        self.commands.tell(progress(self.id, Told { name, outcome: outcome.into(), text })).await;
+        self.commands.tell(self.id, vec![result(&name, outcome, text)]).await;
     }
 }
 
@@ -152,14 +156,19 @@ fn lock(journal: &std::sync::Mutex<Journal>) -> std::sync::MutexGuard<'_, Journa
     journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn told(progress: &Progress) -> Option<Told> {
-    let name = process_name(progress.name.clone()).ok()?;
-    Some(Told { name, outcome: progress.outcome, text: progress.text.clone() })
+fn told(result: &ProcessResult) -> Option<Told> {
+    let name = process_name(result.name.clone()).ok()?;
+    Some(Told { name, outcome: result.outcome, text: result.text.clone() })
 }
 
-fn progress(id: &str, told: Told) -> Progress {
-    let Told { name, outcome, text } = told;
-    Progress { id: id.to_owned(), name: Some((&name).into()), outcome, text, status: None }
+impl From<Told> for ProcessResult {
+    fn from(Told { name, outcome, text }: Told) -> ProcessResult {
+        ProcessResult { name: Some((&name).into()), outcome, text }
+    }
+}
+
+fn result(name: &ProcessName, outcome: Outcome, text: String) -> ProcessResult {
+    ProcessResult { name: Some(name.into()), outcome: outcome.into(), text }
 }
 
 /// Answers go to `link` as they come about; the end is always said.
@@ -171,8 +180,8 @@ pub(crate) async fn carry_out<D: Daemon>(
     match membership.commands.judge(&command.id, command.recall, link).await {
         Ok(Verdict::Begin) => {}
         Ok(Verdict::Repeat { told, done }) => {
-            for progress in told {
-                say(link, from_host::Message::Progress(progress)).await;
+            for some in told.chunks(TOGETHER) {
+                say_results(link, &command.id, some.to_vec()).await;
             }
             if let Some(done) = done {
                 say(link, from_host::Message::CommandDone(done)).await;
@@ -260,12 +269,14 @@ async fn perform<D: Daemon>(
     }
     let _asked = membership.events.asked(&names, &command.by);
     let mut outcomes = membership.daemon.verb(verb, Processes::Named(names))?;
-    while let Some((name, outcome)) = outcomes.recv().await {
-        let (outcome, text) = worded(verb, outcome);
-        let status = membership.daemon.status(name.clone()).await?;
-        let told = Told { name, outcome: outcome.into(), text };
-        let status = status.map(|status| reported(&status, |time| membership.daemon.local(time)));
-        membership.commands.tell(Progress { status, ..progress(&command.id, told) }).await;
+    // What has come about together is told together.
+    let mut some = Vec::new();
+    while outcomes.recv_many(&mut some, TOGETHER).await > 0 {
+        let results = some.drain(..).map(|(name, outcome)| {
+            let (outcome, text) = worded(verb, outcome);
+            result(&name, outcome, text)
+        });
+        membership.commands.tell(&command.id, results.collect()).await;
     }
     Ok(())
 }
@@ -273,6 +284,10 @@ async fn perform<D: Daemon>(
 /// A link that is gone has nobody to hear it; what was asked has been done all the same.
 pub(crate) async fn say(link: &mpsc::Sender<FromHost>, message: from_host::Message) {
     let _ = link.send(FromHost { message: Some(message) }).await;
+}
+
+async fn say_results(link: &mpsc::Sender<FromHost>, id: &str, results: Vec<ProcessResult>) {
+    say(link, from_host::Message::Progress(Progress { id: id.to_owned(), results })).await;
 }
 
 /// `restart web:web_00 web:web_01`.
@@ -333,9 +348,8 @@ mod tests {
         commands.judge(id, recall, &mpsc::channel(9).0).await.unwrap()
     }
 
-    fn told_of(id: &str) -> Progress {
-        let name = ProcessName::new("web", "web");
-        progress(id, Told { name, outcome: Outcome::Done.into(), text: "restarted".to_owned() })
+    fn restarted() -> ProcessResult {
+        result(&ProcessName::new("web", "web"), Outcome::Done, "restarted".to_owned())
     }
 
     #[tokio::test]
@@ -343,10 +357,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let commands = commands(folder.path());
         assert!(matches!(judge(&commands, "a", false).await, Verdict::Begin));
-        commands.tell(told_of("a")).await;
+        commands.tell("a", vec![restarted()]).await;
         let (link, mut heard) = mpsc::channel(9);
         match commands.judge("a", false, &link).await.unwrap() {
-            Verdict::Repeat { told, done: None } => assert_eq!(told, [told_of("a")]),
+            Verdict::Repeat { told, done: None } => assert_eq!(told, [restarted()]),
             other => panic!("{other:?}"),
         }
         commands.finish("a", String::new()).await.unwrap();
@@ -354,7 +368,7 @@ mod tests {
         assert!(matches!(last, Some(from_host::Message::CommandDone(_))), "{last:?}");
         match judge(&commands, "a", false).await {
             Verdict::Repeat { told, done: Some(done) } => {
-                assert_eq!((told, done.error.as_str()), (vec![told_of("a")], ""));
+                assert_eq!((told, done.error.as_str()), (vec![restarted()], ""));
             }
             other => panic!("{other:?}"),
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
 
 use fleetvisor_core::effect::Change;
 use fleetvisor_core::request::{Outcome, Processes, Verb};
@@ -18,13 +19,13 @@ use tokio::sync::mpsc;
 #[error("the daemon is shutting down")]
 pub struct Gone;
 
-/// What a watcher of processes sees.
+/// What a watcher of processes sees; all watchers see the same one.
 #[derive(Clone, Debug)]
 pub enum Watched {
     /// What it is now.
-    Changed(ProcessStatus),
+    Changed(Arc<ProcessStatus>),
     /// What has happened to it; follows what it is now.
-    Happened(Change),
+    Happened(Arc<Change>),
     Removed(ProcessName),
 }
 

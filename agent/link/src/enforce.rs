@@ -22,13 +22,13 @@ pub(crate) async fn enforce<D: Daemon>(membership: &Membership<D>) -> Result<(),
     let mut changed = membership.daemon.watch()?;
     let mut drifted: BTreeMap<ProcessName, Instant> = BTreeMap::new();
     for status in membership.daemon.statuses().await? {
-        note(membership, &mut drifted, status).await;
+        note(membership, &mut drifted, &status).await;
     }
     loop {
         let due = drifted.values().min().copied();
         tokio::select! {
             watched = changed.recv() => match watched.ok_or(Gone)? {
-                Watched::Changed(status) => note(membership, &mut drifted, status).await,
+                Watched::Changed(status) => note(membership, &mut drifted, &status).await,
                 Watched::Removed(name) => drop(drifted.remove(&name)),
                 // What it has led to is told before.
                 Watched::Happened(_) => {}
@@ -50,11 +50,11 @@ pub(crate) async fn enforce<D: Daemon>(membership: &Membership<D>) -> Result<(),
 async fn note<D: Daemon>(
     membership: &Membership<D>,
     drifted: &mut BTreeMap<ProcessName, Instant>,
-    status: ProcessStatus,
+    status: &ProcessStatus,
 ) {
     let wish = membership.wishes.lock().await.wish(&status.name);
     if wish.is_some_and(|run| status.state.drifts_from(run)) {
-        drifted.entry(status.name).or_insert_with(|| Instant::now() + GRACE);
+        drifted.entry(status.name.clone()).or_insert_with(|| Instant::now() + GRACE);
     } else {
         drifted.remove(&status.name);
     }

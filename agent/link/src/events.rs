@@ -2,7 +2,7 @@
 //! found again goes on where the last one was.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleetvisor_core::effect::Change;
 use fleetvisor_core::exit::ExitStatus;
@@ -24,55 +24,49 @@ pub(crate) struct Events {
 
 #[derive(Debug, Default)]
 struct Inner {
-    kept: VecDeque<(Instant, ProcessEvent)>,
+    kept: VecDeque<Kept>,
     /// Number of the last.
     last: u64,
     /// Number of the last that was given to a link.
     said: u64,
     /// Who asks for what is being done to these processes.
-    asked: BTreeMap<ProcessName, String>,
+    asked: BTreeMap<ProcessName, Arc<str>>,
+}
+
+/// An event, as it will be told.
+#[derive(Debug)]
+struct Kept {
+    at: Instant,
+    change: Arc<Change>,
+    /// Empty where nobody asked for it.
+    by: Arc<str>,
 }
 
 /// While it lives, what happens to its processes is somebody's doing.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
     events: &'a Events,
-    by: String,
+    by: Arc<str>,
     names: Vec<ProcessName>,
 }
 
 impl Events {
-    pub(crate) fn record(&self, change: Change) {
+    pub(crate) fn record(&self, change: Arc<Change>) {
         let mut inner = self.inner();
         let by = inner.asked.get(&change.name).cloned().unwrap_or_default();
-        let (exit_code, exit_signal) = match change.exit {
-            Some(ExitStatus::Code(code)) => (Some(code), None),
-            Some(ExitStatus::Signal { signal, .. }) => (None, Some(signal.0)),
-            Some(ExitStatus::Unknown) | None => (None, None),
-        };
-        let event = ProcessEvent {
-            name: Some((&change.name).into()),
-            from: change.from.code(),
-            to: change.to.code(),
-            pid: change.pid,
-            exit_code,
-            exit_signal,
-            expected: change.expected,
-            by,
-            age_ms: 0,
-        };
         if inner.kept.len() == KEPT {
             inner.kept.pop_front();
         }
-        inner.kept.push_back((Instant::now(), event));
+        inner.kept.push_back(Kept { at: Instant::now(), change, by });
         inner.last += 1;
         drop(inner);
         self.more.notify_one();
     }
 
     pub(crate) fn asked<'a>(&'a self, names: &[ProcessName], by: &str) -> Asked<'a> {
-        self.inner().asked.extend(names.iter().map(|name| (name.clone(), by.to_owned())));
-        Asked { events: self, by: by.to_owned(), names: names.to_vec() }
+        let by: Arc<str> = by.into();
+        self.inner().asked.extend(names.iter().map(|name| (name.clone(), by.clone())));
+        Asked { events: self, by, names: names.to_vec() }
     }
 
     /// Where a link goes on: behind what the controller has, or else behind what the last link was given.
@@ -94,16 +88,8 @@ impl Events {
         let kept_from = inner.last - inner.kept.len() as u64 + 1;
         let first = (said.unwrap_or_default() + 1).max(kept_from);
         let skipped = usize::try_from(first - kept_from).unwrap_or(usize::MAX);
-        let events: Vec<ProcessEvent> = inner
-            .kept
-            .iter()
-            .skip(skipped)
-            .take(TOGETHER)
-            .map(|(at, event)| {
-                let age_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-                ProcessEvent { age_ms, ..event.clone() }
-            })
-            .collect();
+        let events: Vec<ProcessEvent> =
+            inner.kept.iter().skip(skipped).take(TOGETHER).map(Kept::told).collect();
         if events.is_empty() {
             return None;
         }
@@ -114,6 +100,28 @@ impl Events {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn told(&self) -> ProcessEvent {
+        let Kept { at, change, by } = self;
+        let (exit_code, exit_signal) = match change.exit {
+            Some(ExitStatus::Code(code)) => (Some(code), None),
+            Some(ExitStatus::Signal { signal, .. }) => (None, Some(signal.0)),
+            Some(ExitStatus::Unknown) | None => (None, None),
+        };
+        ProcessEvent {
+            name: Some((&change.name).into()),
+            from: change.from.code(),
+            to: change.to.code(),
+            pid: change.pid,
+            exit_code,
+            exit_signal,
+            expected: change.expected,
+            by: by.to_string(),
+            age_ms: u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 
@@ -136,9 +144,17 @@ mod tests {
 
     use super::*;
 
-    fn change(pid: i32, exit: Option<ExitStatus>) -> Change {
+    fn change(pid: i32, exit: Option<ExitStatus>) -> Arc<Change> {
         let (from, to) = (ProcessState::Running, ProcessState::Exited);
-        Change { name: ProcessName::new("web", "web"), from, to, pid, expected: false, tries: 0, exit }
+        Arc::new(Change {
+            name: ProcessName::new("web", "web"),
+            from,
+            to,
+            pid,
+            expected: false,
+            tries: 0,
+            exit,
+        })
     }
 
     fn pids(events: &Events, said: u64) -> (Vec<i32>, u64) {

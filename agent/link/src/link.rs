@@ -9,10 +9,11 @@ use std::time::Duration;
 use fleetvisor_core::request::{Processes, Verb};
 use fleetvisor_model::config::LogLevel;
 use fleetvisor_model::name::ProcessName;
+use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_proto::convert::reported;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::fleet::{
-    self, Delta, DesiredState, FromHost, Heartbeat, Hello, Observed, Report, ToHost, from_host, to_host,
+    Delta, DesiredState, FromHost, Heartbeat, Hello, Observed, Report, ToHost, from_host, to_host,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -35,7 +36,7 @@ const INCOMING_BYTES: usize = 8 << 20;
 
 /// What has changed and is not yet on its way: the latest of each process, `None` for one that is gone. However
 /// slowly the controller takes it, this is no longer than the list of processes.
-type Pending = BTreeMap<ProcessName, Option<fleet::ProcessStatus>>;
+type Pending = BTreeMap<ProcessName, Option<Arc<ProcessStatus>>>;
 
 /// Sets `linked` once the controller has bidden welcome.
 pub(crate) async fn serve<D: Daemon>(
@@ -141,9 +142,9 @@ pub(crate) async fn serve<D: Daemon>(
                 if pending.is_empty() && unsaid.is_none() {
                     gathered = Instant::now() + GATHER;
                 }
-                membership.gather(watched.ok_or(Gone)?, &mut pending);
+                gather(watched.ok_or(Gone)?, &mut pending);
                 while let Ok(watched) = changed.try_recv() {
-                    membership.gather(watched, &mut pending);
+                    gather(watched, &mut pending);
                 }
             }
             () = membership.events.after(unsaid), if unsaid.is_some() && !events_due => {
@@ -161,8 +162,8 @@ pub(crate) async fn serve<D: Daemon>(
             room = room(&up, gathered), if !pending.is_empty() => {
                 let room = room.ok_or(LinkError::Closed)?;
                 seq += 1;
-                let delta = from_host::Message::Delta(delta(seq, std::mem::take(&mut pending)));
-                room.send(FromHost { message: Some(delta) });
+                let delta = membership.delta(seq, std::mem::take(&mut pending));
+                room.send(FromHost { message: Some(from_host::Message::Delta(delta)) });
                 said = Instant::now();
             }
             () = sleep_until(said + every) => {
@@ -181,30 +182,26 @@ async fn room(up: &mpsc::Sender<FromHost>, from: Instant) -> Option<mpsc::Permit
     up.reserve().await.ok()
 }
 
-fn delta(seq: u64, pending: Pending) -> Delta {
-    let mut delta = Delta { seq, changed: Vec::new(), removed: Vec::new() };
-    for (name, status) in pending {
-        match status {
-            Some(status) => delta.changed.push(status),
-            None => delta.removed.push((&name).into()),
-        }
-    }
-    delta
+fn gather(watched: Watched, pending: &mut Pending) {
+    let (name, latest) = match watched {
+        Watched::Changed(status) => (status.name.clone(), Some(status)),
+        Watched::Removed(name) => (name, None),
+        // Told by the events of this host, which outlive a link.
+        Watched::Happened(_) => return,
+    };
+    pending.insert(name, latest);
 }
 
 impl<D: Daemon> Membership<D> {
-    fn gather(&self, watched: Watched, pending: &mut Pending) {
-        match watched {
-            Watched::Changed(status) => {
-                let wire = reported(&status, |time| self.daemon.local(time));
-                pending.insert(status.name, Some(wire));
+    fn delta(&self, seq: u64, pending: Pending) -> Delta {
+        let mut delta = Delta { seq, changed: Vec::new(), removed: Vec::new() };
+        for (name, status) in pending {
+            match status {
+                Some(status) => delta.changed.push(reported(&status, |time| self.daemon.local(time))),
+                None => delta.removed.push((&name).into()),
             }
-            Watched::Removed(name) => {
-                pending.insert(name, None);
-            }
-            // Told by the events of this host, which outlive a link.
-            Watched::Happened(_) => {}
         }
+        delta
     }
 
     async fn report(&self, seq: u64) -> Result<Report, LinkError> {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::RunError;
 use super::caller::Caller;
 use super::member::{Member, absence};
-use super::record::{self, MemberRecord, OperationRecord, PlannedHost, Stage, State};
+use super::record::{self, MemberRecord, OperationRecord, PlanPiece, PlannedHost, Stage, State};
 use crate::audit::{Entry, Outcome};
 use crate::clock;
 use crate::controller::Controller;
@@ -69,6 +69,8 @@ pub(super) struct Driver {
     answers: mpsc::UnboundedReceiver<(usize, Answer)>,
     answers_to: mpsc::UnboundedSender<(usize, Answer)>,
     presence: broadcast::Receiver<String>,
+    /// Hosts may have come, gone or been revoked since they were looked at.
+    stirred: bool,
     callers: Vec<Caller>,
     now: watch::Sender<fleet::Operation>,
     /// The first batch that is not good, and since when the one before it is.
@@ -124,6 +126,7 @@ impl Driver {
             answers,
             answers_to,
             presence,
+            stirred: true,
             callers: Vec::new(),
             batch: 0,
             good_since: Instant::now(),
@@ -145,7 +148,7 @@ impl Driver {
         let strategy = record.strategy.strategy()?;
         let mut planned = Vec::new();
         for (key, piece) in store.list(&record::plan_prefix(id)).await?.records {
-            planned.extend(records::decode::<Vec<PlannedHost>>(&key, &piece)?);
+            planned.extend(records::decode::<PlanPiece>(&key, &piece)?.into_hosts());
         }
         let mut driver = Driver::new(controller, id.to_owned(), record, strategy, planned);
         for (key, stored) in store.list(&record::members_prefix(id)).await?.records {
@@ -221,18 +224,26 @@ impl Driver {
                     continue;
                 }
             }
-            tokio::select! {
-                ask = inbox.recv() => match ask {
-                    Some(ask) => self.ask(ask).await,
-                    None => return,
-                },
-                _ = self.answers.recv_many(&mut answered, ANSWERS_MAX) => {
-                    for (number, answer) in answered.drain(..) {
-                        self.answer(number, answer);
+            loop {
+                tokio::select! {
+                    ask = inbox.recv() => match ask {
+                        Some(ask) => self.ask(ask).await,
+                        None => return,
+                    },
+                    _ = self.answers.recv_many(&mut answered, ANSWERS_MAX) => {
+                        let mut ended = false;
+                        for (number, answer) in answered.drain(..) {
+                            ended |= self.answer(number, answer);
+                        }
+                        if !ended {
+                            // Nothing follows from it before a host has come out.
+                            continue;
+                        }
                     }
+                    () = changed(&mut self.presence, &self.numbers) => self.stirred = true,
+                    () = sleep_until(wake) => {}
                 }
-                () = changed(&mut self.presence, &self.numbers) => {}
-                () = sleep_until(wake) => {}
+                break;
             }
         }
     }
@@ -256,6 +267,10 @@ impl Driver {
         }
         self.retry_at = None;
         self.keep_claim(now).await?;
+        if std::mem::take(&mut self.stirred) {
+            self.refuse_revoked();
+            self.send_again().await;
+        }
         self.end_by_time(now).await?;
         self.store_members().await?;
         let mut wake = now + LEASE_RENEWAL;
@@ -266,7 +281,6 @@ impl Driver {
             let left = u64::try_from(self.record.expires.saturating_sub(clock::now().0)).unwrap_or(0);
             wake = wake.min(now + Duration::from_micros(left));
         }
-        self.send_again().await;
         self.store_members().await?;
         self.store_counts().await?;
         Ok(self.members.iter().filter_map(|member| member.deadline).fold(wake, Instant::min))
@@ -326,20 +340,36 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, number: usize, answer: Answer) {
+    /// Whether the host has come out by it.
+    fn answer(&mut self, number: usize, answer: Answer) -> bool {
         let member = &mut self.members[number];
         if !member.is_begun() || member.ending.is_some() {
-            return;
+            return false;
         }
         match answer {
             Answer::Progress(progress) => {
-                if let Some(progress) = member.progress(self.verb, *progress) {
+                let results = member.progress(self.verb, progress.results);
+                if !results.is_empty() {
                     let host = member.planned.host.clone();
-                    let progress = RunProgress { host, progress: Some(progress) };
-                    self.tell(run_event::Event::Progress(progress));
+                    self.tell(run_event::Event::Progress(RunProgress { host, results }));
                 }
+                false
             }
-            Answer::Done(done) => member.finished(done),
+            Answer::Done(done) => {
+                member.finished(done);
+                true
+            }
+        }
+    }
+
+    /// Nobody waits for hosts that may not come back.
+    fn refuse_revoked(&mut self) {
+        let running = self.record.state == State::Running;
+        for member in &mut self.members {
+            let is_open = member.is_begun() || (running && !member.is_done());
+            if is_open && member.ending.is_none() && member.host.is_revoked() {
+                member.refused(self.verb);
+            }
         }
     }
 
@@ -399,10 +429,7 @@ impl Driver {
             let mut transaction = Transaction::default();
             for at in wave {
                 let member = &self.members[*at];
-                let mut stored = member.record();
-                if let Some(ending) = &member.ending {
-                    stored.stage = done(ending);
-                }
+                let stored = member.record(member.ending.as_ref().map_or(member.stage.clone(), done));
                 let key = record::member_key(&self.id, &member.planned.host);
                 transaction = transaction.put(key, records::encode(&stored));
             }
@@ -490,7 +517,7 @@ impl Driver {
         !self
             .members
             .iter()
-            .any(|member| member.ending.is_some() || (member.is_present() && has_more(member)))
+            .any(|member| member.ending.is_some() || (has_more(member) && member.is_present()))
     }
 
     fn is_over(&self) -> bool {
@@ -557,15 +584,19 @@ fn done((result, reason): &(HostResult, String)) -> Stage {
     Stage::Done { result, reason: reason.clone(), ended: clock::now().0, forgiven: false }
 }
 
-/// Completes when a host of the operation comes or goes, or may have.
+/// Completes when a host of the operation comes or goes, or may have; those that come together count once.
 async fn changed(presence: &mut broadcast::Receiver<String>, numbers: &HashMap<String, usize>) {
     loop {
         match presence.recv().await {
-            Ok(host) if numbers.contains_key(&host) => return,
+            Ok(host) if numbers.contains_key(&host) => break,
             Ok(_) => {}
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Lagged(_)) => break,
             // Without a registry there are no hosts.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
+    while !matches!(
+        presence.try_recv(),
+        Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+    ) {}
 }

@@ -1,18 +1,17 @@
 //! One host of an operation: what it was asked, how far it is, and how it came out. No I/O.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::time::Wall;
-use fleetvisor_proto::convert;
+use fleetvisor_proto::convert::process_name;
 use fleetvisor_proto::fleet::{
-    self, CommandDone, HostResult, HostState, OperationHost, Outcome, Progress, Verb,
+    self, CommandDone, HostResult, HostState, OperationHost, Outcome, ProcessResult, Verb,
 };
 use tokio::time::Instant;
 
-use super::record::{self, MemberRecord, PlannedHost, ResultRecord, Stage};
+use super::record::{self, MemberRecord, PlannedHost, Stage};
 use crate::clock;
 use crate::registry::Host;
 use crate::rollout::Standing;
@@ -32,9 +31,9 @@ pub(super) struct Member {
     pub(super) stage: Stage,
     /// Revision of its wishes; 0 where there are none.
     pub(super) wish: u64,
-    pub(super) results: Vec<ResultRecord>,
-    /// Processes that have not answered.
-    open: BTreeSet<ProcessName>,
+    pub(super) results: Vec<ProcessResult>,
+    /// Which of the planned processes have not answered.
+    open: Vec<bool>,
     /// The link over which it was told last.
     pub(super) sent: Option<u64>,
     /// When it counts as failed without an answer.
@@ -45,7 +44,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(host: Arc<Host>, planned: PlannedHost) -> Member {
-        let open = planned.processes.iter().cloned().collect();
+        let open = vec![true; planned.processes.len()];
         Member {
             host,
             planned,
@@ -66,15 +65,25 @@ impl Member {
             Stage::Begun { wish, wished } if wish.is_some() || !wished.is_empty() => wish.unwrap_or(revision),
             Stage::Waiting | Stage::Begun { .. } | Stage::Done { .. } => 0,
         };
-        for result in &stored.results {
-            self.open.remove(&result.name);
+        self.results = record::unlike(stored.results, &self.planned.processes);
+        for at in 0..self.results.len() {
+            if let Ok(name) = process_name(self.results[at].name.clone()) {
+                self.close(&name);
+            }
         }
         self.stage = stored.stage;
-        self.results = stored.results;
     }
 
-    pub(super) fn record(&self) -> MemberRecord {
-        MemberRecord { stage: self.stage.clone(), results: self.results.clone() }
+    pub(super) fn record(&self, stage: Stage) -> MemberRecord {
+        MemberRecord { stage, results: record::alike(&self.results, &self.planned.processes) }
+    }
+
+    /// Whether the process was still to answer; now it has.
+    fn close(&mut self, name: &ProcessName) -> bool {
+        match self.planned.processes.binary_search(name) {
+            Ok(at) => std::mem::take(&mut self.open[at]),
+            Err(_) => false,
+        }
     }
 
     pub(super) fn is_begun(&self) -> bool {
@@ -103,6 +112,7 @@ impl Member {
                 | HostResult::Away
                 | HostResult::Expired
                 | HostResult::NotBegun
+                | HostResult::Refused
                 | HostResult::UnderWay
                 | HostResult::Waiting
                 | HostResult::Unspecified => Standing::Good,
@@ -121,57 +131,57 @@ impl Member {
         }
     }
 
-    /// Takes what it says of a process; the progress to pass on, if that is news.
-    pub(super) fn progress(&mut self, verb: Verb, mut progress: Progress) -> Option<Progress> {
-        // Each process answers once, and only those that were asked.
-        let name = convert::process_name(progress.name.clone()).ok()?;
-        cut(&mut progress.text);
-        let result = ResultRecord {
-            name: name.clone(),
-            outcome: record::outcome_word(progress.outcome()).to_owned(),
-            text: progress.text.clone(),
-        };
-        let is_news = match verb {
-            Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
-            Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
-                self.open.remove(&name)
+    /// Takes what it says of processes; what of that is news.
+    pub(super) fn progress(&mut self, verb: Verb, results: Vec<ProcessResult>) -> Vec<ProcessResult> {
+        let mut news = Vec::with_capacity(results.len());
+        for mut result in results {
+            // Each process answers once, and only those that were asked.
+            let Ok(name) = process_name(result.name.clone()) else { continue };
+            cut(&mut result.text);
+            let is_news = match verb {
+                Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
+                Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+                    self.close(&name)
+                }
+            };
+            if is_news {
+                self.results.push(result.clone());
+                news.push(result);
             }
-        };
-        is_news.then(|| {
-            self.results.push(result);
-            progress
-        })
+        }
+        news
     }
 
     /// Leaves a process out, and says so.
-    pub(super) fn leave(&mut self, id: &str, name: ProcessName) -> Option<Progress> {
-        self.open.remove(&name).then(|| {
-            let result = ResultRecord {
-                name,
-                outcome: record::outcome_word(Outcome::Unchanged).to_owned(),
+    pub(super) fn leave(&mut self, name: &ProcessName) -> Option<ProcessResult> {
+        self.close(name).then(|| {
+            let result = ProcessResult {
+                name: Some(name.into()),
+                outcome: Outcome::Unchanged.into(),
                 text: LEFT.to_owned(),
             };
-            let progress = result.progress(id);
-            self.results.push(result);
-            progress
+            self.results.push(result.clone());
+            result
         })
     }
 
     pub(super) fn leaves(&self, name: &ProcessName) -> bool {
-        self.results.iter().any(|result| result.text == LEFT && result.name == *name)
+        let is_it = |result: &ProcessResult| result.text == LEFT && result.name == Some(name.into());
+        self.results.iter().any(is_it)
     }
 
     /// It says that it has finished.
     pub(super) fn finished(&mut self, done: CommandDone) {
-        let failed = self.results.iter().filter(|result| result.outcome == "failed").count();
+        let is_failed = |outcome| matches!(outcome, Outcome::Failed | Outcome::Unspecified);
+        let failed = self.results.iter().filter(|result| is_failed(result.outcome())).count();
         self.ending = Some(if done.never_begun {
             (HostResult::NotBegun, "it had not begun, and does not any more".to_owned())
         } else if !done.error.is_empty() {
             let mut error = done.error;
             cut(&mut error);
             (HostResult::Failed, error)
-        } else if !self.open.is_empty() {
-            (HostResult::Failed, format!("no answer for {}", list(&self.open)))
+        } else if self.open.contains(&true) {
+            (HostResult::Failed, format!("no answer for {}", self.unanswered()))
         } else if failed > 0 {
             (HostResult::Failed, format!("{failed} of {} failed", self.results.len()))
         } else {
@@ -181,12 +191,24 @@ impl Member {
 
     /// No answer within the limit.
     pub(super) fn timed_out(&mut self, seconds: u32) {
-        let open = if self.open.is_empty() { "the rest".to_owned() } else { list(&self.open) };
+        let open = if self.open.contains(&true) { self.unanswered() } else { "the rest".to_owned() };
         self.ending = Some(if self.is_present() {
             (HostResult::TimedOut, format!("no answer for {open} within {seconds} s"))
         } else {
             (HostResult::TimedOut, format!("went away during the command; no answer for {open}"))
         });
+    }
+
+    /// It has been revoked: nobody waits until it may be let in again.
+    pub(super) fn refused(&mut self, verb: Verb) {
+        let reason = match &self.stage {
+            Stage::Begun { .. } => "revoked during the command; what became of it is not known".to_owned(),
+            Stage::Remembered { .. } => {
+                format!("revoked before it returned; will {} if it is let in again", verb.word())
+            }
+            Stage::Waiting | Stage::Done { .. } => format!("{}; not {}", absence(&self.host), verb.past()),
+        };
+        self.ending = Some((HostResult::Refused, reason));
     }
 
     /// What is known of a host that is not done, when nobody waits any longer.
@@ -210,7 +232,18 @@ impl Member {
         }
     }
 
-    pub(super) fn shown(&self, id: &str, batch: usize) -> OperationHost {
+    /// The names of processes that have not answered, the first few.
+    fn unanswered(&self) -> String {
+        let open = self.planned.processes.iter().zip(&self.open).filter(|(_, open)| **open);
+        let names: Vec<String> = open.map(|(name, _)| name.to_string()).collect();
+        let mut text = names[..names.len().min(NAMES_SHOWN)].join(", ");
+        if names.len() > NAMES_SHOWN {
+            let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
+        }
+        text
+    }
+
+    pub(super) fn shown(&self, batch: usize) -> OperationHost {
         let (result, reason, ended) = match &self.stage {
             Stage::Waiting if self.host.is_online() => (HostResult::Waiting, String::new(), 0),
             Stage::Waiting | Stage::Remembered { .. } => (HostResult::Pending, absence(&self.host), 0),
@@ -224,7 +257,7 @@ impl Member {
             reason,
             ended,
             processes: self.planned.processes.iter().map(Into::into).collect(),
-            results: self.results.iter().map(|result| result.progress(id)).collect(),
+            results: self.results.clone(),
             groups: self.planned.groups.clone(),
         }
     }
@@ -238,15 +271,6 @@ pub(super) fn absence(host: &Host) -> String {
         HostState::Revoked => "revoked, and refused until it enrols anew".to_owned(),
         _ => format!("away since {}", clock::utc(Wall(host.since))),
     }
-}
-
-fn list(names: &BTreeSet<ProcessName>) -> String {
-    let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
-    let mut text = shown.join(", ");
-    if names.len() > NAMES_SHOWN {
-        let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
-    }
-    text
 }
 
 fn cut(text: &mut String) {

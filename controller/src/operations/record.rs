@@ -1,8 +1,14 @@
 //! Operations as the store keeps them. An operation is one record that changes with its state, pieces of its plan
-//! that never change, and a record for each host once something became of it.
+//! that never change, and a record for each host once something became of it. What many hosts and processes have in
+//! common is kept once, since the store holds all of it in memory: names of processes that several hosts of a piece
+//! share, and what became of all processes of a host alike.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use fleetvisor_model::name::ProcessName;
-use fleetvisor_proto::fleet::{self, HostResult, OperationState, Outcome, Verb};
+use fleetvisor_proto::convert::process_name;
+use fleetvisor_proto::fleet::{self, HostResult, OperationState, Outcome, ProcessResult, Verb};
 use serde::{Deserialize, Serialize};
 
 use crate::reconcile::Run;
@@ -12,8 +18,8 @@ pub(crate) const OPERATIONS: &str = "operation/";
 pub(crate) const PLANS: &str = "operation-plan/";
 pub(crate) const MEMBERS: &str = "operation-host/";
 
-/// Processes of one piece of a plan at most, so that it stays a small record.
-const PIECE_PROCESSES: usize = 2_000;
+/// Names in one piece of a plan at most, so that it stays a small record.
+const PIECE_NAMES: usize = 2_000;
 
 pub(crate) fn operation_key(id: &str) -> String {
     format!("{OPERATIONS}{id}")
@@ -87,13 +93,30 @@ pub(crate) struct StrategyRecord {
 }
 
 /// A host of the plan. Their order, over all pieces, is that of the batches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedHost {
     pub(crate) host: String,
-    pub(crate) processes: Vec<ProcessName>,
+    /// In order.
+    pub(crate) processes: Arc<[ProcessName]>,
     /// Of an update; none for all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<String>,
+}
+
+/// Some hosts of a plan, in its order.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlanPiece {
+    /// Lists of processes.
+    lists: Vec<Arc<[ProcessName]>>,
+    hosts: Vec<PieceHost>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PieceHost {
+    host: String,
+    /// Which of the lists is its own.
+    list: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
 }
 
 /// What became of a host. One without a record has not begun.
@@ -101,7 +124,7 @@ pub(crate) struct PlannedHost {
 pub(crate) struct MemberRecord {
     pub(crate) stage: Stage,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) results: Vec<ResultRecord>,
+    pub(crate) results: Vec<AlikeRecord>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -129,30 +152,83 @@ pub(crate) enum Stage {
     },
 }
 
+/// Processes that have come out alike, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ResultRecord {
-    pub(crate) name: ProcessName,
+pub(crate) struct AlikeRecord {
     /// `done`, `unchanged`, `failed`
-    pub(crate) outcome: String,
-    pub(crate) text: String,
+    outcome: String,
+    text: String,
+    /// None where they are all that were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<ProcessName>,
 }
 
 /// Keys and values of a plan's pieces.
 pub(crate) fn plan_pieces(id: &str, hosts: &[PlannedHost]) -> Vec<(String, Vec<u8>)> {
     let mut pieces = Vec::new();
-    let mut begin = 0;
-    let mut weight = 0;
-    for (at, host) in hosts.iter().enumerate() {
-        weight += host.processes.len() + host.groups.len() + 1;
-        if weight >= PIECE_PROCESSES || at + 1 == hosts.len() {
-            pieces.push((plan_key(id, pieces.len()), records::encode(&hosts[begin..=at])));
-            (begin, weight) = (at + 1, 0);
+    let (mut piece, mut weight) = (PlanPiece::default(), 0);
+    let mut numbers: HashMap<&[ProcessName], usize> = HashMap::new();
+    for (at, planned) in hosts.iter().enumerate() {
+        let list = *numbers.entry(&*planned.processes).or_insert_with(|| {
+            weight += planned.processes.len();
+            piece.lists.push(planned.processes.clone());
+            piece.lists.len() - 1
+        });
+        weight += planned.groups.len() + 1;
+        piece.hosts.push(PieceHost { host: planned.host.clone(), list, groups: planned.groups.clone() });
+        if weight >= PIECE_NAMES || at + 1 == hosts.len() {
+            pieces.push((plan_key(id, pieces.len()), records::encode(&piece)));
+            (piece, weight) = (PlanPiece::default(), 0);
+            numbers.clear();
         }
     }
     pieces
 }
 
-pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
+impl PlanPiece {
+    pub(crate) fn into_hosts(self) -> impl Iterator<Item = PlannedHost> {
+        let PlanPiece { lists, hosts } = self;
+        hosts.into_iter().map(move |PieceHost { host, list, groups }| {
+            let processes = lists.get(list).cloned().unwrap_or_else(|| Arc::new([]));
+            PlannedHost { host, processes, groups }
+        })
+    }
+}
+
+/// The results of a host of which `asked` was asked.
+pub(crate) fn alike(results: &[ProcessResult], asked: &[ProcessName]) -> Vec<AlikeRecord> {
+    let is_alike = |a: &ProcessResult, b: &ProcessResult| a.outcome == b.outcome && a.text == b.text;
+    let mut records: Vec<AlikeRecord> = results
+        .chunk_by(is_alike)
+        .map(|some| AlikeRecord {
+            outcome: outcome_word(some[0].outcome()).to_owned(),
+            text: some[0].text.clone(),
+            names: some.iter().filter_map(|result| process_name(result.name.clone()).ok()).collect(),
+        })
+        .collect();
+    // Each answers once, so as many as were asked are all of them.
+    if let [only] = &mut *records
+        && only.names.len() == asked.len()
+    {
+        only.names.clear();
+    }
+    records
+}
+
+/// The other way around.
+pub(crate) fn unlike(records: Vec<AlikeRecord>, asked: &[ProcessName]) -> Vec<ProcessResult> {
+    let results = |record: AlikeRecord| {
+        let names = if record.names.is_empty() { asked.to_vec() } else { record.names };
+        names.into_iter().map(move |name| ProcessResult {
+            name: Some((&name).into()),
+            outcome: outcome(&record.outcome).into(),
+            text: record.text.clone(),
+        })
+    };
+    records.into_iter().flat_map(results).collect()
+}
+
+fn outcome_word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Done => "done",
         Outcome::Unchanged => "unchanged",
@@ -168,20 +244,8 @@ fn outcome(word: &str) -> Outcome {
     }
 }
 
-impl ResultRecord {
-    pub(crate) fn progress(&self, id: &str) -> fleet::Progress {
-        fleet::Progress {
-            id: id.to_owned(),
-            name: Some((&self.name).into()),
-            outcome: outcome(&self.outcome).into(),
-            text: self.text.clone(),
-            status: None,
-        }
-    }
-}
-
 /// The results that a host can end with, and their words in the store.
-const RESULTS: [(HostResult, &str); 7] = [
+const RESULTS: [(HostResult, &str); 8] = [
     (HostResult::Ok, "ok"),
     (HostResult::Failed, "failed"),
     (HostResult::Pending, "pending"),
@@ -189,6 +253,7 @@ const RESULTS: [(HostResult, &str); 7] = [
     (HostResult::TimedOut, "timed-out"),
     (HostResult::Expired, "expired"),
     (HostResult::NotBegun, "not-begun"),
+    (HostResult::Refused, "refused"),
 ];
 
 pub(crate) fn result_word(result: HostResult) -> &'static str {
@@ -255,23 +320,55 @@ impl OperationRecord {
 mod tests {
     use super::*;
 
+    fn read(pieces: &[(String, Vec<u8>)]) -> Vec<PlannedHost> {
+        let piece = |(_, value): &(String, Vec<u8>)| serde_json::from_slice::<PlanPiece>(value).unwrap();
+        pieces.iter().map(piece).flat_map(PlanPiece::into_hosts).collect()
+    }
+
+    fn planned(host: usize, processes: impl Iterator<Item = usize>) -> PlannedHost {
+        let processes = processes.map(|number| ProcessName::new("g", format!("p{number}"))).collect();
+        PlannedHost { host: format!("h{host}"), processes, groups: Vec::new() }
+    }
+
     #[test]
     fn a_plan_is_cut_into_pieces_that_are_in_order() {
-        let host = |n: usize| PlannedHost {
-            host: format!("h{n}"),
-            processes: vec![ProcessName::new("g", "p"); 499],
-            groups: Vec::new(),
-        };
-        let hosts: Vec<PlannedHost> = (0..9).map(host).collect();
+        let hosts: Vec<PlannedHost> = (0..9).map(|n| planned(n, n..n + 499)).collect();
         let pieces = plan_pieces("x", &hosts);
         assert_eq!(pieces.len(), 3);
         assert!(pieces.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        let read: Vec<PlannedHost> = pieces
-            .iter()
-            .flat_map(|(_, value)| serde_json::from_slice::<Vec<PlannedHost>>(value).unwrap())
-            .collect();
-        assert_eq!(read, hosts);
+        assert_eq!(read(&pieces), hosts);
         assert!(plan_pieces("x", &[]).is_empty());
+    }
+
+    #[test]
+    fn names_that_hosts_share_are_kept_once() {
+        let hosts: Vec<PlannedHost> = (0..1000).map(|n| planned(n, 0..50 + n % 2)).collect();
+        let pieces = plan_pieces("x", &hosts);
+        assert_eq!(read(&pieces), hosts);
+        let bytes: usize = pieces.iter().map(|(_, value)| value.len()).sum();
+        assert!(bytes < 50_000, "{bytes}");
+    }
+
+    #[test]
+    fn results_come_back_in_their_order_and_what_is_alike_is_kept_once() {
+        let asked = planned(0, 0..50).processes;
+        let result = |name: &ProcessName, text: &str| ProcessResult {
+            name: Some(name.into()),
+            outcome: Outcome::Done.into(),
+            text: text.to_owned(),
+        };
+        let all: Vec<ProcessResult> = asked.iter().map(|name| result(name, "restarted")).collect();
+        let records = alike(&all, &asked);
+        assert!(records::encode(&records).len() < 100);
+        assert_eq!(unlike(records, &asked), all);
+
+        let mut mixed: Vec<ProcessResult> =
+            asked[10..].iter().map(|name| result(name, "restarted")).collect();
+        mixed[3].text = "ERROR (spawn error)".to_owned();
+        let records = alike(&mixed, &asked);
+        assert_eq!(records.len(), 3);
+        assert_eq!(unlike(records, &asked), mixed);
+        assert!(unlike(alike(&[], &asked), &asked).is_empty());
     }
 
     #[test]

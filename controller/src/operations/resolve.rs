@@ -40,9 +40,12 @@ fn processes(registry: &Registry, asked: &Asked) -> (Vec<(Arc<Host>, PlannedHost
             *found = *found || all.iter().any(|name| target.wants(&host.name, name));
         }
         let never_seen = host.describe().state() == HostState::NeverSeen;
-        let processes: Vec<ProcessName> =
+        let processes: Arc<[ProcessName]> =
             all.into_iter().filter(|name| selection.wants(&host.name, name)).collect();
         if !processes.is_empty() || (never_seen && selection.wants_all_of(&host.name)) {
+            // Hosts of one kind have the same processes, and one list of them.
+            let alike = hosts.last().map(|(_, planned): &(_, PlannedHost)| &planned.processes);
+            let processes = alike.filter(|alike| **alike == processes).cloned().unwrap_or(processes);
             let planned = PlannedHost { host: host.name.clone(), processes, groups: Vec::new() };
             hosts.push((host, planned));
         }
@@ -75,7 +78,7 @@ fn groups(registry: &Registry, asked: &Asked) -> Vec<(Arc<Host>, PlannedHost)> {
         } else {
             meant.into_iter().map(|target| target.group.clone()).collect()
         };
-        let planned = PlannedHost { host: host.name.clone(), processes: Vec::new(), groups };
+        let planned = PlannedHost { host: host.name.clone(), processes: Arc::new([]), groups };
         hosts.push((host, planned));
     }
     hosts

@@ -41,7 +41,7 @@ pub(crate) struct Host {
     pub(crate) told: Told,
     arrivals: Mutex<Pace>,
     known: Mutex<Known>,
-    /// Told whenever it comes or goes.
+    /// Told whenever it comes or goes, is revoked or let in again.
     presence: broadcast::Sender<String>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct End {
 /// What a host answers to a command.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Progress(Box<fleet::Progress>),
+    Progress(fleet::Progress),
     Done(fleet::CommandDone),
 }
 
@@ -348,12 +348,15 @@ impl Host {
     pub(crate) fn answer(&self, id: &str, answer: Answer) {
         let mut known = self.known();
         let Presence::Online(link) = &mut known.presence else { return };
-        let done = matches!(answer, Answer::Done(_));
         if let Some(answers) = link.commands.get_mut(id) {
-            if !done && answers.most == 0 {
+            let (done, count) = match &answer {
+                Answer::Progress(progress) => (false, progress.results.len()),
+                Answer::Done(_) => (true, 0),
+            };
+            if count > answers.most {
                 return tracing::debug!("host {}: too many answers to command {id}", self.name);
             }
-            answers.most = answers.most.saturating_sub(1);
+            answers.most -= count;
             let _ = answers.to.send((answers.number, answer));
             if done {
                 link.commands.remove(id);
@@ -373,6 +376,11 @@ impl Host {
         matches!(self.known().presence, Presence::Online(_))
     }
 
+    /// Whether an operator has made its certificates void, and it has not enrolled since.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.known().record.revoked.is_some()
+    }
+
     /// Its own, with those that operators gave it in their place.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         self.known().effective_labels()
@@ -387,6 +395,7 @@ impl Host {
         let first = known.recorded_at == 0;
         let other_grant = known.record.grant != record.grant;
         let other_labels = known.record.labels != record.labels;
+        let other_standing = known.record.revoked.is_some() != record.revoked.is_some();
         known.recorded_at = revision;
         known.record = record;
         if other_grant
@@ -399,6 +408,9 @@ impl Host {
             });
         }
         drop(known);
+        if other_standing && !first {
+            let _ = self.presence.send(self.name.clone());
+        }
         if other_labels {
             // Which bundles it should have, and what they say there, may be others now.
             self.told.touch();

@@ -2,7 +2,7 @@
 
 use fleetvisor_proto::fleet::{
     CommandDone, HostDone, HostResult, HostState, Operation, OperationRequest, OperationState, Outcome,
-    Progress, RunEvent, RunRequest, RunState, Scope, Strategy, Target, Verb, run_event,
+    ProcessResult, Progress, RunEvent, RunRequest, RunState, Scope, Strategy, Target, Verb, run_event,
 };
 
 use std::collections::BTreeMap;
@@ -55,6 +55,16 @@ impl Followed {
         (done.result(), done.reason)
     }
 
+    /// The end of this host, over what comes before it.
+    async fn done_of(&mut self, host: &str) -> (HostResult, String) {
+        loop {
+            let done = self.done().await;
+            if done.host.as_ref().is_some_and(|done| done.name == host) {
+                return (done.result(), done.reason);
+            }
+        }
+    }
+
     /// The end of what is to be heard, with the state that was told last.
     async fn end(&mut self) -> Option<Operation> {
         let mut last = None;
@@ -103,16 +113,13 @@ impl Served {
 
 impl Agent {
     async fn answer(&self, command: &Command, outcome: Outcome) {
-        for name in &command.processes {
-            let progress = Progress {
-                id: command.id.clone(),
-                name: Some(name.clone()),
-                outcome: outcome.into(),
-                text: "restarted".to_owned(),
-                status: None,
-            };
-            self.say(from_host::Message::Progress(progress)).await;
-        }
+        let result = |name: &fleet::ProcessName| ProcessResult {
+            name: Some(name.clone()),
+            outcome: outcome.into(),
+            text: "restarted".to_owned(),
+        };
+        let results = command.processes.iter().map(result).collect();
+        self.say(from_host::Message::Progress(Progress { id: command.id.clone(), results })).await;
         let done = CommandDone { id: command.id.clone(), ..CommandDone::default() };
         self.say(from_host::Message::CommandDone(done)).await;
     }
@@ -137,11 +144,9 @@ async fn a_restart_reaches_every_host_and_comes_back_process_by_process() {
     let done = loop {
         match followed.next().await.unwrap() {
             run_event::Event::Progress(step) => {
-                assert_eq!(
-                    (step.host.as_str(), step.progress.unwrap().text.as_str()),
-                    ("web-01", "restarted")
-                );
-                progress += 1;
+                assert_eq!(step.host, "web-01");
+                assert!(step.results.iter().all(|result| result.text == "restarted"));
+                progress += step.results.len();
             }
             run_event::Event::HostDone(done) => break done,
             other => panic!("{other:?}"),
@@ -219,6 +224,36 @@ async fn a_host_that_never_linked_is_named_where_all_is_meant() {
     served.host("new").await;
     let done = Followed::new(&served, request(Verb::Start, "*")).await.only_done().await;
     assert_eq!(done, (HostResult::Away, "enrolled, but never linked so far, not started".to_owned()));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_host_that_is_revoked() {
+    let served = Served::new().await;
+    let (away, _) = served.agent("web-01", &WEB).await;
+    drop(away);
+    served.until("web-01", |host| host.state() == HostState::Away).await;
+    let (mut agent, _) = served.agent("web-02", &WEB).await;
+    let mut followed = Followed::new(&served, request(Verb::Restart, "web")).await;
+    agent.hear_command().await;
+    let mut admin = served.operator(Role::Admin).await;
+    for host in ["web-01", "web-02"] {
+        admin.revoke_host(fleet::HostRequest { host: host.to_owned() }).await.unwrap();
+    }
+    let mut results = BTreeMap::new();
+    for _ in 0..2 {
+        let done = followed.done().await;
+        assert_eq!(done.result(), HostResult::Refused);
+        results.insert(done.host.unwrap().name, done.reason);
+    }
+    assert_eq!(results["web-01"], "revoked, and refused until it enrols anew; not restarted");
+    assert_eq!(results["web-02"], "revoked during the command; what became of it is not known");
+    assert_eq!(followed.end().await.map(|operation| operation.state()), Some(OperationState::Finished));
+
+    // Nothing is remembered for it either.
+    let (result, _) = Followed::new(&served, request(Verb::Stop, "web")).await.done_of("web-01").await;
+    assert_eq!(result, HostResult::Refused);
+    let wishes = served.controller.store.list(&records::desired_prefix("web-01")).await.unwrap();
+    assert!(wishes.records.is_empty());
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ fn host_lines(host: &OperationHost) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use fleetvisor_proto::fleet::{self, HostResult, Outcome, Progress, Target};
+    use fleetvisor_proto::fleet::{self, HostResult, Outcome, ProcessResult, Target};
 
     use super::*;
 
@@ -253,11 +253,10 @@ mod tests {
     fn host() -> OperationHost {
         let name =
             |process: &str| fleet::ProcessName { group: "web".to_owned(), process: process.to_owned() };
-        let result = Progress {
+        let result = ProcessResult {
             name: Some(name("app")),
             outcome: Outcome::Failed.into(),
             text: "ERROR (spawn error)".to_owned(),
-            ..Progress::default()
         };
         OperationHost {
             host: "web-01".to_owned(),

@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use fleetvisor_model::state::ProcessState;
 
+use super::progress::Line;
+
 /// Whether states are coloured: on a terminal, unless `NO_COLOR` says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
@@ -51,14 +53,16 @@ impl Screen {
     }
 
     /// `web-01:web:app: restarted`, green, or red.
-    pub(crate) fn outcome(&mut self, line: &str, good: bool) -> io::Result<()> {
-        let coloured = match (self.colour, line.rsplit_once(": ")) {
+    pub(crate) fn outcomes(&mut self, all: &[Line]) -> io::Result<()> {
+        let coloured = |line: &Line| match (self.colour, line.text.rsplit_once(": ")) {
             (Colour::Coloured, Some((name, text))) => {
-                format!("{name}: \x1b[{}m{text}\x1b[0m", if good { 32 } else { 31 })
+                format!("{name}: \x1b[{}m{text}\x1b[0m", if line.good { 32 } else { 31 })
             }
-            (Colour::Plain, _) | (_, None) => line.to_owned(),
+            (Colour::Plain, _) | (_, None) => line.text.clone(),
         };
-        self.line(&coloured)
+        let all: Vec<String> = all.iter().map(coloured).collect();
+        self.clear();
+        lines(&all)
     }
 
     pub(crate) fn remark(&mut self, remark: &str) {
@@ -66,9 +70,9 @@ impl Screen {
         eprintln!("ctl: {remark}");
     }
 
-    pub(crate) fn status(&mut self, status: &str) {
+    pub(crate) fn status(&mut self, status: impl FnOnce() -> String) {
         if self.has_status {
-            eprint!("\r\x1b[K{status}");
+            eprint!("\r\x1b[K{}", status());
             self.shows_status = true;
         }
     }

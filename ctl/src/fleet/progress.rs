@@ -18,13 +18,15 @@ pub(crate) struct Run {
     id: String,
     /// Hosts that have not finished.
     open: BTreeSet<String>,
-    results: Vec<ProcessResult>,
+    results: Vec<ProcessOutcome>,
     hosts: BTreeMap<String, HostOutcome>,
     unmatched: Vec<String>,
     /// `stopped`, once it was told, and why.
     state: &'static str,
     reason: String,
     total: usize,
+    /// Of the hosts that have come out, those that are not ok.
+    not_done: usize,
 }
 
 /// A line for one of the two streams.
@@ -32,10 +34,17 @@ pub(crate) struct Run {
 pub(crate) enum Say {
     /// For stdout.
     Result(String),
-    /// What became of a process; for stdout, too.
-    Outcome { line: String, good: bool },
+    /// What became of processes; for stdout, too.
+    Outcomes(Vec<Line>),
     /// For stderr.
     Remark(String),
+}
+
+/// What became of one process.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) good: bool,
 }
 
 /// `ctl -o json restart ...`: `{"id", "state", "reason", "results": [...], "hosts": [...], "unmatched": [...]}`.
@@ -45,14 +54,14 @@ pub(crate) struct RunJson {
     /// `finished`, `waiting` (for hosts that are away), `stopped`, `cancelled`; empty where nothing was begun.
     state: &'static str,
     reason: String,
-    results: Vec<ProcessResult>,
+    results: Vec<ProcessOutcome>,
     hosts: Vec<HostOutcome>,
     /// Targets that fit no process of any host.
     unmatched: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct ProcessResult {
+struct ProcessOutcome {
     /// `web-01:web:web_00`
     name: String,
     /// `done`, `unchanged`, `failed`
@@ -64,7 +73,7 @@ struct ProcessResult {
 #[derive(Clone, Debug, Serialize)]
 struct HostOutcome {
     host: String,
-    /// `ok`, `failed`, `pending`, `away`, `timed-out`, `expired`, `not-begun`
+    /// `ok`, `failed`, `pending`, `away`, `timed-out`, `expired`, `not-begun`, `refused`
     result: &'static str,
     /// Empty where it is `ok`.
     reason: String,
@@ -83,7 +92,7 @@ impl Run {
                 let plural = if hosts == 1 { "" } else { "s" };
                 Some(Say::Remark(format!("operation {} on {hosts} host{plural}", self.id)))
             }
-            Event::Progress(progress) => self.progress(progress),
+            Event::Progress(progress) => Some(self.progress(progress)),
             Event::HostDone(done) => self.host_done(done).map(Say::Result),
             Event::Operation(operation) => {
                 let state = operation.state();
@@ -111,15 +120,17 @@ impl Run {
         }
     }
 
-    fn progress(&mut self, progress: RunProgress) -> Option<Say> {
-        let RunProgress { host, progress } = progress;
-        let progress = progress?;
-        let name = progress.name.clone().unwrap_or_default();
-        let name = format!("{host}:{}", ProcessName::new(name.group, name.process).full());
-        let outcome = outcome_word(progress.outcome());
-        let line = format!("{name}: {}", progress.text);
-        self.results.push(ProcessResult { name, outcome, text: progress.text });
-        Some(Say::Outcome { line, good: outcome != "failed" })
+    fn progress(&mut self, progress: RunProgress) -> Say {
+        let RunProgress { host, results } = progress;
+        let lines = results.into_iter().map(|result| {
+            let outcome = outcome_word(result.outcome());
+            let name = result.name.unwrap_or_default();
+            let name = format!("{host}:{}", ProcessName::new(name.group, name.process).full());
+            let line = Line { text: format!("{name}: {}", result.text), good: outcome != "failed" };
+            self.results.push(ProcessOutcome { name, outcome, text: result.text });
+            line
+        });
+        Say::Outcomes(lines.collect())
     }
 
     fn host_done(&mut self, done: HostDone) -> Option<String> {
@@ -134,12 +145,16 @@ impl Run {
             | HostResult::TimedOut
             | HostResult::Expired
             | HostResult::NotBegun
+            | HostResult::Refused
             | HostResult::UnderWay
             | HostResult::Waiting
             | HostResult::Unspecified => Some(format!("{host}: {}", done.reason)),
         };
-        self.hosts
-            .insert(host.clone(), HostOutcome { host, result: result_word(kind), reason: done.reason, kind });
+        let outcome =
+            HostOutcome { host: host.clone(), result: result_word(kind), reason: done.reason, kind };
+        let before = self.hosts.insert(host, outcome).is_some_and(|before| before.kind != HostResult::Ok);
+        self.not_done += usize::from(kind != HostResult::Ok);
+        self.not_done -= usize::from(before);
         line
     }
 
@@ -178,7 +193,7 @@ impl Run {
 
     /// `12 of 20 hosts, 1 failed`: how far it is.
     pub(crate) fn summary(&self) -> String {
-        let failed = self.hosts.values().filter(|host| host.kind != HostResult::Ok).count();
+        let failed = self.not_done;
         let failed = if failed == 0 { String::new() } else { format!(", {failed} not done") };
         format!("{} of {} hosts{failed}", self.hosts.len(), self.total)
     }
@@ -239,6 +254,7 @@ pub(crate) fn result_word(result: HostResult) -> &'static str {
         HostResult::NotBegun => "not-begun",
         HostResult::UnderWay => "under-way",
         HostResult::Waiting => "waiting",
+        HostResult::Refused => "refused",
         HostResult::Failed | HostResult::Unspecified => "failed",
     }
 }
@@ -253,7 +269,7 @@ pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use fleetvisor_proto::fleet::{Host, Progress, RunStarted, Target};
+    use fleetvisor_proto::fleet::{self, Host, RunStarted, Target};
     use proptest::prelude::*;
 
     use super::*;
@@ -266,13 +282,9 @@ mod tests {
     fn progress(host: &str, outcome: Outcome, text: &str) -> Event {
         let name =
             fleetvisor_proto::fleet::ProcessName { group: "web".to_owned(), process: "web_00".to_owned() };
-        let progress = Progress {
-            name: Some(name),
-            outcome: outcome.into(),
-            text: text.to_owned(),
-            ..Progress::default()
-        };
-        Event::Progress(RunProgress { host: host.to_owned(), progress: Some(progress) })
+        let result =
+            fleet::ProcessResult { name: Some(name), outcome: outcome.into(), text: text.to_owned() };
+        Event::Progress(RunProgress { host: host.to_owned(), results: vec![result] })
     }
 
     fn done(host: &str, result: HostResult, reason: &str) -> Event {
@@ -305,7 +317,10 @@ mod tests {
             said,
             [
                 Some(Say::Remark("operation 7f on 2 hosts".to_owned())),
-                Some(Say::Outcome { line: "web-01:web:web_00: restarted".to_owned(), good: true }),
+                Some(Say::Outcomes(vec![Line {
+                    text: "web-01:web:web_00: restarted".to_owned(),
+                    good: true
+                }])),
                 None,
                 result("web-02: away since 2026-11-21 10:55:00 UTC"),
             ]
@@ -364,7 +379,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_hosts_that_are_all_ok_are_done(results in proptest::collection::vec(1..=7i32, 0..6)) {
+        fn only_hosts_that_are_all_ok_are_done(results in proptest::collection::vec(1..=10i32, 0..6)) {
             let results: Vec<HostResult> =
                 results.into_iter().map(|result| HostResult::try_from(result).unwrap()).collect();
             let all_ok = !results.is_empty() && results.iter().all(|result| *result == HostResult::Ok);

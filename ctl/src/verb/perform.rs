@@ -105,7 +105,7 @@ async fn leave(cli: &Cli, run: &mut Run, mut events: Streaming<RunEvent>) -> Res
         match run.event(event) {
             Some(Say::Result(line)) => eprintln!("ctl: {line}"),
             Some(Say::Remark(remark)) => eprintln!("ctl: {remark}"),
-            Some(Say::Outcome { .. }) | None => {}
+            Some(Say::Outcomes(_)) | None => {}
         }
     }
     let begun = run.is_begun();
@@ -149,12 +149,12 @@ pub(super) async fn follow(
             }
         };
         match event.event.and_then(|event| run.event(event)) {
-            Some(Say::Outcome { line, good }) if text => screen.outcome(&line, good)?,
+            Some(Say::Outcomes(lines)) if text => screen.outcomes(&lines)?,
             Some(Say::Result(line)) if text => screen.line(&line)?,
             Some(Say::Remark(remark)) => screen.remark(&remark),
-            Some(Say::Result(_) | Say::Outcome { .. }) | None => {}
+            Some(Say::Result(_) | Say::Outcomes(_)) | None => {}
         }
-        screen.status(&run.summary());
+        screen.status(|| run.summary());
     }
     let lines = run.end();
     let exit = run.exit();

@@ -15,8 +15,8 @@ use anyhow::Context as _;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::fleet::hosts_server::{Hosts, HostsServer};
 use fleetvisor_proto::fleet::{
-    Certificate, Command, CommandDone, FromHost, Hello, Progress, RenewRequest, Report, ToHost, Welcome,
-    from_host, to_host,
+    Certificate, Command, CommandDone, FromHost, Hello, ProcessResult, Progress, RenewRequest, Report,
+    ToHost, Welcome, from_host, to_host,
 };
 use fleetvisor_proto::identity::Identity;
 use fleetvisor_proto::{fleet, tls};
@@ -221,23 +221,17 @@ pub(crate) async fn link(
     up.send(FromHost { message: Some(from_host::Message::Hello(hello)) })?;
     let mut hosts = HostsClient::new(channel);
     let mut down = hosts.link(UnboundedReceiverStream::new(messages)).await?.into_inner();
-    let answers: Vec<Progress> = names(processes)
-        .into_iter()
-        .map(|name| Progress {
-            id: "0".repeat(32),
-            name: Some(name.clone()),
-            outcome: fleet::Outcome::Done.into(),
-            text: "restarted".to_owned(),
-            status: Some(status(name)),
-        })
-        .collect();
+    let result = |name| ProcessResult {
+        name: Some(name),
+        outcome: fleet::Outcome::Done.into(),
+        text: "restarted".to_owned(),
+    };
+    let answer = Progress { id: "0".repeat(32), results: names(processes).into_iter().map(result).collect() };
     while let Some(message) = down.message().await? {
         match message.message {
             Some(to_host::Message::Welcome(_)) => welcome.send(())?,
             Some(to_host::Message::Command(command)) => {
-                for answer in &answers {
-                    up.send(FromHost { message: Some(from_host::Message::Progress(answer.clone())) })?;
-                }
+                up.send(FromHost { message: Some(from_host::Message::Progress(answer.clone())) })?;
                 up.send(FromHost { message: Some(from_host::Message::CommandDone(done(command))) })?;
             }
             _ => {}

@@ -172,6 +172,7 @@ impl World {
             }
             Effect::Changed(change) => {
                 if let Some(status) = self.core.process(&change.name).map(|process| process.status(now)) {
+                    let (status, change) = (Arc::new(status), Arc::new(change));
                     self.watchers.retain(|watcher| {
                         watcher.send(Watched::Changed(status.clone())).is_ok()
                             && watcher.send(Watched::Happened(change.clone())).is_ok()

@@ -63,6 +63,9 @@ enum Part {
     },
 }
 
+/// Threads that wait for the hosts' disks.
+const BLOCKING: usize = 8;
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,7 +79,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // What a thousand daemons do on a thousand machines is done by a few threads here, not by a thousand.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING).enable_all().build()?;
     if let Some(Part::Floor { port, identity, processes }) = cli.part {
         return runtime.block_on(floor::serve(port, &identity, processes));
     }

@@ -25,6 +25,8 @@ use crate::{Options, floor, free_port};
 
 /// Anything takes longer than this only if it never comes about.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Where files are in memory.
+const MEMORY: &str = "/dev/shm";
 const IDLE: Duration = Duration::from_secs(20);
 const RESTARTS: usize = 3;
 const CHANGES: usize = 10_000;
@@ -39,7 +41,12 @@ pub(crate) async fn run(options: &Options, programs: PathBuf) -> anyhow::Result<
         port: free_port()?,
         http: free_port()?,
     };
-    let result = Simulation::begin(options, controller, dir.path()).await?.live(options).await;
+    // Every host has a disk of its own, so what they keep does not go to the controller's.
+    let hosts = match Path::new(MEMORY).is_dir() {
+        true => tempfile::Builder::new().prefix("fleet-sim-").tempdir_in(MEMORY)?,
+        false => tempfile::Builder::new().prefix("hosts-").tempdir_in(dir.path())?,
+    };
+    let result = Simulation::begin(options, controller, hosts.path()).await?.live(options).await;
     if result.is_err() {
         let log = std::fs::read_to_string(dir.path().join("controller.log")).unwrap_or_default();
         eprintln!("the controller's log:\n{log}");
@@ -207,6 +214,7 @@ impl Simulation {
 
     async fn restart_all(&mut self, floor: Option<&FloorFigures>, times: usize) -> anyhow::Result<()> {
         let mut took = Vec::new();
+        let before = self.usage()?.cpu;
         for _ in 0..times {
             let spawned: Vec<u64> = self.fleet.hosts().map(crate::host::SimulatedHost::spawned).collect();
             let begin = Instant::now();
@@ -224,9 +232,11 @@ impl Simulation {
             }
         }
         took.sort();
-        let ours = seconds(took[took.len() / 2]);
+        let cpu = (self.usage()?.cpu - before) / u32::try_from(times)?;
+        let ours = format!("{} ({} of CPU)", seconds(took[took.len() / 2]), seconds(cpu));
         let aim = if self.fleet.len() > 1000 { "2x of bare" } else { "2x of bare, 200 ms" };
-        let bare = floor.map(|floor| seconds(floor.restart));
+        let bare =
+            floor.map(|floor| format!("{} ({} of CPU)", seconds(floor.restart), seconds(floor.restart_cpu)));
         self.figures.add("restart of all, from ctl to the last line", ours, bare, aim);
         Ok(())
     }
@@ -346,6 +356,7 @@ impl Simulation {
             took.push(block_in_place(|| ask(&mut stdin, &mut lines))?);
         }
         took.sort();
+        let restart_cpu = (server.usage()?.cpu - after.cpu) / u32::try_from(RESTARTS)?;
         links.shutdown().await;
         server.kill();
         Ok(FloorFigures {
@@ -353,6 +364,7 @@ impl Simulation {
             storm_cpu: after.cpu - before.cpu,
             memory_kib: after.memory_kib.saturating_sub(before.memory_kib),
             restart: took[took.len() / 2],
+            restart_cpu,
         })
     }
 }
@@ -363,6 +375,7 @@ struct FloorFigures {
     storm_cpu: Duration,
     memory_kib: u64,
     restart: Duration,
+    restart_cpu: Duration,
 }
 
 fn ask(stdin: &mut ChildStdin, lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<Duration> {

@@ -6,7 +6,7 @@ use fleetvisor_proto::fleet::{Command, RunProgress, Verb, run_event};
 use tokio::time::Instant;
 
 use super::super::member::Member;
-use super::super::record::{self, MemberRecord, Stage, State};
+use super::super::record::{self, Stage, State};
 use super::{Driver, TurnError};
 use crate::desired::{self, DesiredError};
 use crate::reconcile::{Run, Wish};
@@ -33,13 +33,13 @@ impl Driver {
         for at in &numbers {
             let member = &self.members[*at];
             let stage = if let Stage::Remembered { .. } = member.stage {
-                Stage::Begun { wish: Some(member.wish), wished: member.planned.processes.clone() }
+                Stage::Begun { wish: Some(member.wish), wished: member.planned.processes.to_vec() }
             } else {
                 let (wished, run) = self.wishes(member).await?;
                 transaction = desired::put(transaction, &member.planned.host, &wished, run, &self.record.by);
                 Stage::Begun { wish: None, wished }
             };
-            let stored = MemberRecord { stage: stage.clone(), results: member.results.clone() };
+            let stored = member.record(stage.clone());
             let key = record::member_key(&self.id, &member.planned.host);
             transaction = transaction.put(key, records::encode(&stored));
             stages.push(stage);
@@ -79,9 +79,9 @@ impl Driver {
         let stopped = desired::stopped(&*self.controller.store, &host, processes).await?;
         for (name, when) in stopped {
             if when.0 > self.record.made
-                && let Some(progress) = self.members[at].leave(&self.id, name)
+                && let Some(left) = self.members[at].leave(&name)
             {
-                let progress = RunProgress { host: host.clone(), progress: Some(progress) };
+                let progress = RunProgress { host: host.clone(), results: vec![left] };
                 self.tell(run_event::Event::Progress(progress));
             }
         }
@@ -92,8 +92,8 @@ impl Driver {
     pub(super) async fn wishes(&self, member: &Member) -> Result<(Vec<ProcessName>, Run), DesiredError> {
         let processes = &member.planned.processes;
         Ok(match self.verb {
-            Verb::Start => (processes.clone(), Run::Started),
-            Verb::Stop => (processes.clone(), Run::Stopped),
+            Verb::Start => (processes.to_vec(), Run::Started),
+            Verb::Stop => (processes.to_vec(), Run::Stopped),
             Verb::Restart => {
                 let store = &*self.controller.store;
                 let stopped = desired::stopped(store, &member.planned.host, processes).await?;
@@ -121,7 +121,7 @@ impl Driver {
             let _lane = host.lane.lock().await;
             let before = desired::of(&*store, &host.name, &member.planned.processes).await?;
             let stage = Stage::Remembered { wish: None, before };
-            let stored = MemberRecord { stage: stage.clone(), results: Vec::new() };
+            let stored = member.record(stage.clone());
             let key = record::member_key(&self.id, &host.name);
             let transaction = Transaction::default().put(key, records::encode(&stored));
             let transaction =
@@ -168,8 +168,11 @@ impl Driver {
         let recall = self.record.state == State::Cancelled || self.has_expired();
         for at in 0..self.members.len() {
             let member = &self.members[at];
+            if !member.is_begun() || member.ending.is_some() {
+                continue;
+            }
             let link = member.host.link();
-            if !member.is_begun() || member.ending.is_some() || link.is_none() || link == member.sent {
+            if link.is_none() || link == member.sent {
                 continue;
             }
             let host = member.host.clone();

@@ -28,10 +28,9 @@ impl Driver {
         let mut events =
             vec![run_event::Event::Started(RunStarted { id: self.id.clone(), hosts, unmatched: Vec::new() })];
         for member in &self.members {
-            for result in &member.results {
-                let progress = Some(result.progress(&self.id));
-                let progress = RunProgress { host: member.planned.host.clone(), progress };
-                events.push(run_event::Event::Progress(progress));
+            if !member.results.is_empty() {
+                let (host, results) = (member.planned.host.clone(), member.results.clone());
+                events.push(run_event::Event::Progress(RunProgress { host, results }));
             }
             if let Stage::Done { result, reason, .. } = &member.stage {
                 events.push(run_event::Event::HostDone(HostDone {
@@ -67,7 +66,7 @@ impl Driver {
         use fleet::operation_part::Part;
         let batch = |at: usize| self.ends.iter().take_while(|end| **end <= at).count() + 1;
         let hosts = self.members.iter().enumerate();
-        let hosts = hosts.map(|(at, member)| Part::Host(member.shown(&self.id, batch(at))));
+        let hosts = hosts.map(|(at, member)| Part::Host(member.shown(batch(at))));
         let operation = Part::Operation(now.unwrap_or_else(|| self.now.borrow().clone()));
         std::iter::once(operation)
             .chain(hosts)
