@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{backup, init, man, restore, run, verify};
+use crate::{backup, init, man, recover, restore, run, verify};
 
 /// The control plane of a fleet of supervisord agents
 #[derive(Debug, Parser)]
@@ -19,6 +19,7 @@ pub(crate) enum Verb {
     Verify(verify::Args),
     Backup(backup::Args),
     Restore(restore::Args),
+    Admin(recover::Args),
     Man(man::Args),
 }
 

@@ -64,6 +64,7 @@ pub(crate) struct Certificate {
     pub(crate) principal: Principal,
     /// `None` where somebody else than this controller made it.
     pub(crate) grant: Option<Grant>,
+    pub(crate) begins: Wall,
     pub(crate) expires: Wall,
     /// The end of the session, and why.
     pub(crate) ended: Ended,
@@ -186,11 +187,12 @@ impl Door {
         };
         let invalid = |err: PrincipalError| io::Error::new(io::ErrorKind::InvalidData, err);
         let principal = Principal::from_der(leaf).map_err(invalid)?;
-        let (serial, expires) = particulars(leaf).ok_or_else(|| invalid(PrincipalError::NotACertificate))?;
+        let Particulars { serial, begins, expires } =
+            particulars(leaf).ok_or_else(|| invalid(PrincipalError::NotACertificate))?;
         let grant = Grant::of_serial(&serial);
         let session = self.sessions.open(&principal, grant);
         let until = Box::pin(member_until(session.ended(), &principal, expires));
-        let certificate = Certificate { principal, grant, expires, ended: session.ended() };
+        let certificate = Certificate { principal, grant, begins, expires, ended: session.ended() };
         let peer = Peer { address, certificate: Some(certificate) };
         Ok(Connection { stream, peer, until, _hold: Hold::Member { _session: session } })
     }
@@ -217,11 +219,29 @@ fn member_until(
     }
 }
 
-/// Serial number and end of a certificate.
-fn particulars(certificate: &[u8]) -> Option<(Vec<u8>, Wall)> {
+/// Of a certificate.
+struct Particulars {
+    serial: Vec<u8>,
+    begins: Wall,
+    expires: Wall,
+}
+
+fn particulars(certificate: &[u8]) -> Option<Particulars> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let expires = Wall::from_secs(certificate.validity().not_after.timestamp());
-    Some((certificate.raw_serial().to_vec(), expires))
+    let validity = certificate.validity();
+    Some(Particulars {
+        serial: certificate.raw_serial().to_vec(),
+        begins: Wall::from_secs(validity.not_before.timestamp()),
+        expires: Wall::from_secs(validity.not_after.timestamp()),
+    })
+}
+
+impl Certificate {
+    /// How long it has until half of its life is over.
+    pub(crate) fn renew_in(&self, now: Wall) -> Duration {
+        let at = self.begins.0 + self.expires.0.saturating_sub(self.begins.0) / 2;
+        Duration::from_micros(u64::try_from(at.saturating_sub(now.0)).unwrap_or(0))
+    }
 }
 
 /// Lets a host in whose certificate has ended not long ago: after a weekend without power, or without a
@@ -236,7 +256,7 @@ impl Lenient {
     /// The end of a host's certificate, if that is less than the grace ago.
     fn recent_end(&self, certificate: &[u8], now: UnixTime) -> Option<UnixTime> {
         let Ok(Principal::Host(_)) = Principal::from_der(certificate) else { return None };
-        let end = u64::try_from(particulars(certificate)?.1.secs()).ok()?;
+        let end = u64::try_from(particulars(certificate)?.expires.secs()).ok()?;
         let over = now.as_secs().checked_sub(end)?;
         (over <= self.grace.as_secs()).then(|| UnixTime::since_unix_epoch(Duration::from_secs(end)))
     }

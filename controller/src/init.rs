@@ -58,6 +58,14 @@ pub(crate) struct Args {
     server_key: Option<PathBuf>,
 }
 
+impl Args {
+    #[cfg(test)]
+    pub(crate) fn for_test(dir: &Path) -> Args {
+        let (ca_cert, ca_key, server_cert, server_key) = (None, None, None, None);
+        Args { dir: dir.to_owned(), names: Vec::new(), ca_cert, ca_key, server_cert, server_key }
+    }
+}
+
 pub(crate) fn init(args: &Args) -> anyhow::Result<()> {
     let layout = Layout::new(&args.dir);
     for path in layout.all() {
@@ -183,7 +191,7 @@ mod tests {
 
     fn args(dir: &Path, names: &[&str]) -> Args {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Args { dir: dir.to_owned(), names, ca_cert: None, ca_key: None, server_cert: None, server_key: None }
+        Args { names, ..Args::for_test(dir) }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// DIR/server/  the controller's own identity
 /// DIR/admin/   the first operator's identity
 /// DIR/store/   everything else that lasts
+/// DIR/audit/   the older part of the audit log, once there is one
 /// ```
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -36,6 +37,10 @@ impl Layout {
 
     pub(crate) fn store(&self) -> PathBuf {
         self.dir.join("store")
+    }
+
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.dir.join("audit")
     }
 
     /// Whatever `init` makes, in the order in which it does.

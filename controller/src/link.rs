@@ -21,6 +21,8 @@ use tonic::{Status, Streaming};
 
 use crate::audit::{Entry, Outcome};
 use crate::bundles;
+use crate::clock;
+use crate::connection::Peer;
 use crate::controller::Controller;
 use crate::desired;
 use crate::pace::Pace;
@@ -78,10 +80,11 @@ enum Ending {
 pub(crate) async fn run(
     controller: Arc<Controller>,
     name: String,
-    address: SocketAddr,
+    peer: Peer,
     mut incoming: Streaming<FromHost>,
     outgoing: mpsc::Sender<ToHost>,
 ) {
+    let address = peer.address;
     let hello = match timeout(HELLO_TIMEOUT, hello(&mut incoming)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(reason)) => return farewell(&outgoing, &reason, RETRY_BROKEN).await,
@@ -121,6 +124,7 @@ pub(crate) async fn run(
     let welcome = Welcome {
         heartbeat_seconds: HEARTBEAT_SECONDS,
         events_until: controller.events.until(&name, &boot_id),
+        renew_in_seconds: peer.certificate.map(|certificate| certificate.renew_in(clock::now()).as_secs()),
     };
     // The queue is empty: a message that finds no room tells of a link that is already gone.
     let _ = host.send(to_host::Message::Welcome(welcome));

@@ -1,5 +1,5 @@
 //! `fleetvisor-controller`, the control plane of a fleet. `init` makes its directory, `run` serves;
-//! `verify`, `backup` and `restore` look after what it stores.
+//! `verify`, `backup` and `restore` look after what it stores; `admin` lets its owner in again.
 //!
 //! A call's way: [`connection`] (TLS) -> [`access`] (may it?) -> [`services`] and [`enrolment`] (what is meant)
 //! -> [`operations`], [`link`], [`registry`] (doing it) -> [`audit`] and [`store`] (what lasts). What a host is told follows
@@ -30,6 +30,7 @@ mod pace;
 mod pki;
 mod reconcile;
 mod records;
+mod recover;
 mod refusals;
 mod registry;
 mod report;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::verify(&args),
         Verb::Backup(args) => backup::backup(&args),
         Verb::Restore(args) => restore::restore(&args),
+        Verb::Admin(args) => recover::recover(&args),
         Verb::Man(args) => man::man(&args),
     };
     match result {

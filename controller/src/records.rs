@@ -11,6 +11,7 @@
 //! | `operation/<id>` | [`OperationRecord`] | when it is made, stops, is cancelled or resumed, ends |
 //! | `operation-plan/<id>/<n>` | [`PlanPiece`] | when it is made |
 //! | `operation-host/<id>/<host>` | [`MemberRecord`] | before the host is told, and when it has answered |
+//! | `audit-base` | the place that the first of these follows | when earlier ones are archived |
 //! | `audit/<number>` | [`crate::audit::Entry`], behind its hash | with every change that somebody made; never again |
 
 use std::collections::BTreeMap;

@@ -86,8 +86,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let identity = Identity::load(&layout.server())?;
     warn_of_end("the controller's certificate", identity.validity().1);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
-    match audit::read::verify(&store.list(audit::AUDIT).await?) {
-        Ok(head) => tracing::info!("the audit log is whole, with {} records", head.seq),
+    let (base, records) = audit::read::listed(&*store).await?;
+    match audit::read::verify(base, &records) {
+        Ok(head) => {
+            tracing::info!("the audit log is whole, with {} records, {} archived", head.seq, base.seq)
+        }
         // What hosts run does not depend on it, and an operator has to be able to look.
         Err(error) => tracing::error!("{error}; `ctl audit verify` tells more"),
     }
@@ -119,6 +122,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         tracing::info!("{unfinished} operations go on");
     }
     tokio::spawn(sweep(controller.clone()));
+    tokio::spawn({
+        let (controller, store, archive) = (controller.clone(), store.clone(), layout.audit());
+        async move { audit::archive::keep_bounded(&controller.audit, store, archive).await }
+    });
     tracing::info!("HTTP on {}", http.local_addr()?);
     tokio::spawn(health::serve(store, http));
     tracing::info!("hosts and operators on {}", listener.local_addr()?);

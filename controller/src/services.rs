@@ -58,12 +58,11 @@ impl Hosts for HostsService {
     async fn link(&self, call: Request<Streaming<FromHost>>) -> Result<Response<Messages<ToHost>>, Status> {
         let host = access::calling_host(&call)?;
         let peer = access::peer(&call)?;
-        let address = peer.address;
-        if let (Some(host), Some(certificate)) = (self.0.registry.known(&host), peer.certificate) {
+        if let (Some(host), Some(certificate)) = (self.0.registry.known(&host), &peer.certificate) {
             host.set_certificate_expires(certificate.expires);
         }
         let (outgoing, messages) = mpsc::channel(link::OUTGOING_MAX);
-        tokio::spawn(link::run(self.0.clone(), host, address, call.into_inner(), outgoing));
+        tokio::spawn(link::run(self.0.clone(), host, peer, call.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(messages).map(Ok).boxed()))
     }
 }

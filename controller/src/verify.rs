@@ -5,8 +5,10 @@ use std::io::BufReader;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use fleetvisor_proto::audit::Head;
 
-use crate::audit::{self, AUDIT};
+use crate::audit::read::base_of;
+use crate::audit::{self, AUDIT, BASE, archive};
 use crate::layout::Layout;
 use crate::records;
 use crate::store::sled::{Inspection, SledStore};
@@ -40,9 +42,16 @@ pub(crate) fn verify(args: &Args) -> anyhow::Result<()> {
     };
     let what = what.display();
     faults.extend(faults_of_records(&listing));
-    let audit = audit::read::verify(&prefixed(&listing, AUDIT));
+    let base = listing.records.iter().find(|(key, _)| key == BASE).map(|(_, record)| base_of(record));
+    let base = base.transpose()?.unwrap_or(Head::START);
+    let audit = audit::read::verify(base, &prefixed(&listing, AUDIT));
     if let Err(error) = &audit {
         faults.push(error.to_string());
+    }
+    let archive = args.dir.as_ref().map(|dir| Layout::new(dir).audit());
+    let archived = archive.as_ref().map(|archive| archive::verify(archive, base)).transpose();
+    if let Err(error) = &archived {
+        faults.push(format!("the archived part of the audit log is not whole: {error}"));
     }
     for fault in &faults {
         eprintln!("{what}: {fault}");
@@ -54,6 +63,9 @@ pub(crate) fn verify(args: &Args) -> anyhow::Result<()> {
     println!("{what} is whole: {} records, revision {}", listing.records.len(), listing.revision);
     if let Ok(head) = audit {
         println!("the audit log in it is whole, up to {head}");
+    }
+    if let (Some(archive), Ok(Some(count @ 1..))) = (archive, archived) {
+        println!("{} is whole: {count} audit records, up to {base}", archive.display());
     }
     Ok(())
 }

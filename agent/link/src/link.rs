@@ -15,7 +15,7 @@ use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::fleet::{
     Delta, DesiredState, FromHost, Heartbeat, Hello, Observed, Report, ToHost, from_host, to_host,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -38,12 +38,13 @@ const INCOMING_BYTES: usize = 8 << 20;
 /// slowly the controller takes it, this is no longer than the list of processes.
 type Pending = BTreeMap<ProcessName, Option<Arc<ProcessStatus>>>;
 
-/// Sets `linked` once the controller has bidden welcome.
+/// Sets `linked` once the controller has bidden welcome, and `renew_in` to how long it gives the certificate.
 pub(crate) async fn serve<D: Daemon>(
     membership: &Arc<Membership<D>>,
     address: &str,
     channel: Channel,
     linked: &mut bool,
+    renew_in: &watch::Sender<Option<Duration>>,
 ) -> Result<Infallible, LinkError> {
     // Watched before it is read: no change falls between the two.
     let mut changed = membership.daemon.watch()?;
@@ -83,6 +84,7 @@ pub(crate) async fn serve<D: Daemon>(
                     Some(to_host::Message::Welcome(welcome)) => {
                         every = Duration::from_secs(u64::from(welcome.heartbeat_seconds.clamp(1, 60)));
                         *linked = true;
+                        renew_in.send_replace(welcome.renew_in_seconds.map(Duration::from_secs));
                         unsaid = Some(membership.events.resume(welcome.events_until));
                         let line = format!("fleet: linked to {address} as host {}", membership.section.host);
                         membership.daemon.log(LogLevel::Info, line);

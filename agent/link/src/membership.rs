@@ -179,9 +179,10 @@ impl<D: Daemon> Membership<D> {
         linked: &mut bool,
     ) -> Result<Infallible, LinkError> {
         let identity = self.identity(address).await?;
+        let (told, renew_in) = tokio::sync::watch::channel(None);
         let lost = match tls::dial(address, tls::client_config(&identity)?).await {
             Ok(channel) => tokio::select! {
-                lost = link::serve(self, address, channel.clone(), linked) => match lost {
+                lost = link::serve(self, address, channel.clone(), linked, &told) => match lost {
                     Err(LinkError::Refused(status)) if renew::is_asked_for(&status) => {
                         renew::renew(self, &identity, channel).await.and_then(|_| {
                             let line = "fleet: the host's certificate had ended, and is renewed".to_owned();
@@ -191,7 +192,7 @@ impl<D: Daemon> Membership<D> {
                     }
                     lost => lost,
                 },
-                () = renew::keep_fresh(self, &identity, channel.clone()) => Err(LinkError::Closed),
+                () = renew::keep_fresh(self, &identity, channel.clone(), renew_in) => Err(LinkError::Closed),
             },
             Err(error) => Err(error.into()),
         };

@@ -1,7 +1,7 @@
 //! Keeps the host's certificate fresh: at half of its life it is renewed over the link that is up, and used from
-//! the next link on. Times are lengths from when it was received, on the monotonic clock: a host whose clock is
-//! wrong renews as any other. One that was off until its certificate had ended is told so by the controller, and
-//! renews before it links.
+//! the next link on. Times are lengths on the monotonic clock, from when the certificate was received, or from when
+//! the controller said how long it has: a host whose clock is wrong renews as any other. One that was off until its
+//! certificate had ended is told so by the controller, and renews before it links.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,8 @@ use fleetvisor_model::config::LogLevel;
 use fleetvisor_proto::fleet::RenewRequest;
 use fleetvisor_proto::fleet::hosts_client::HostsClient;
 use fleetvisor_proto::identity::Identity;
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -17,20 +19,30 @@ use crate::membership::{LinkError, Membership};
 
 /// How soon a renewal that failed is tried again, at most: a short life leaves less time.
 const AGAIN: Duration = Duration::from_secs(60);
+/// How long a controller may take to say how long there is left.
+const UNTOLD: Duration = Duration::from_secs(20);
 /// Between two renewals, whatever the certificates say.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Runs for as long as the link is up.
-pub(crate) async fn keep_fresh<D: Daemon>(membership: &Membership<D>, identity: &Identity, channel: Channel) {
+/// Runs for as long as the link is up. `told`: how long the controller says that there is left.
+pub(crate) async fn keep_fresh<D: Daemon>(
+    membership: &Membership<D>,
+    identity: &Identity,
+    channel: Channel,
+    mut told: watch::Receiver<Option<Duration>>,
+) {
     let half = half_life(identity);
-    // Of one that was read from the disk only the wall clock knows the age; if that is wrong, it is renewed
-    // early, or when the controller says so.
+    // Of one that was read from the disk this host knows the age by its wall clock alone.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = Duration::from_micros(u64::try_from(identity.renew_at().0).unwrap_or(0));
-    let mut wait = at.saturating_sub(now).min(half);
+    let own = at.saturating_sub(now).min(half);
+    tokio::select! {
+        left = said(&mut told) => sleep(left.min(half).max(LEAST)).await,
+        // Older controllers don't say.
+        () = sleep(own.max(UNTOLD)) => {}
+    }
     loop {
-        tokio::time::sleep(wait.max(LEAST)).await;
-        wait = match renew(membership, identity, channel.clone()).await {
+        let wait = match renew(membership, identity, channel.clone()).await {
             Ok(renewed) => {
                 membership.daemon.log(LogLevel::Info, "fleet: the host's certificate is renewed".to_owned());
                 half_life(&renewed)
@@ -41,6 +53,16 @@ pub(crate) async fn keep_fresh<D: Daemon>(membership: &Membership<D>, identity: 
                 AGAIN.min(half / 8)
             }
         };
+        sleep(wait.max(LEAST)).await;
+    }
+}
+
+/// What the controller says, once it does.
+async fn said(told: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    let left = told.wait_for(Option::is_some).await.map(|left| *left);
+    match left {
+        Ok(Some(left)) => left,
+        Ok(None) | Err(_) => std::future::pending().await,
     }
 }
 

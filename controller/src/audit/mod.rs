@@ -1,10 +1,12 @@
 //! The audit log: every change with who, what, when and how it came out, as records of the store under numbers
 //! without gaps, chained by hash ([`fleetvisor_proto::audit`]). A change and its record are one transaction, so
-//! neither is acknowledged without the other. Owns appending; [`read`] reads and checks.
+//! neither is acknowledged without the other. Owns appending; [`read`] reads and checks, [`archive`] bounds what the
+//! store keeps of it.
 //!
 //! What goes in is named by the code that did it. No secret is in reach of it: tokens are named by their id,
 //! certificates by their owner.
 
+pub(crate) mod archive;
 pub(crate) mod read;
 
 use std::fmt;
@@ -13,12 +15,14 @@ use std::sync::Arc;
 
 use fleetvisor_proto::audit::{Head, parse_hash};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::clock;
 use crate::store::{Expect, Record, Store, StoreError, Transaction};
 
 pub(crate) const AUDIT: &str = "audit/";
+/// The place that the store's first record follows, where earlier ones are archived.
+pub(crate) const BASE: &str = "audit-base";
 /// Hosts that a record names; of an operation on more it has the number alone.
 const HOSTS_MAX: usize = 256;
 const TEXT_MAX: usize = 2048;
@@ -28,6 +32,8 @@ pub(crate) struct Audit {
     store: Arc<dyn Store>,
     /// `None` before the first, and after a commit of which it is not known how it came out.
     head: Mutex<Option<Head>>,
+    /// There is another file's worth of records.
+    filled: Notify,
 }
 
 /// Something that was done or tried. The payload of a record, with the moment.
@@ -112,7 +118,7 @@ impl Entry {
 
 impl Audit {
     pub(crate) fn new(store: Arc<dyn Store>) -> Audit {
-        Audit { store, head: Mutex::new(None) }
+        Audit { store, head: Mutex::new(None), filled: Notify::new() }
     }
 
     /// Commits a change together with its record: all of it, or nothing.
@@ -131,6 +137,9 @@ impl Audit {
                 transaction.clone().put_if(key.clone(), Expect::Absent, encode(&next, &payload));
             match self.store.commit(transaction).await {
                 Ok(revision) => {
+                    if next.seq.is_multiple_of(archive::TOGETHER) {
+                        self.filled.notify_one();
+                    }
                     *head = Some(next);
                     return Ok(revision);
                 }
@@ -139,6 +148,10 @@ impl Audit {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn filled(&self) {
+        self.filled.notified().await;
     }
 
     /// Records what changed nothing in the store.
@@ -212,7 +225,7 @@ mod tests {
         };
         let subjects: Vec<String> = listing.records.iter().map(subject).collect();
         assert_eq!(subjects, ["web-1", "web-3"]);
-        assert_eq!(read::verify(&listing).unwrap().seq, 2);
+        assert_eq!(read::verify(Head::START, &listing).unwrap().seq, 2);
         assert!(store.get("b").await.unwrap().is_some());
     }
 
@@ -226,7 +239,7 @@ mod tests {
             a.unwrap();
             b.unwrap();
         }
-        assert_eq!(read::verify(&store.list(AUDIT).await.unwrap()).unwrap().seq, 40);
+        assert_eq!(read::verify(Head::START, &store.list(AUDIT).await.unwrap()).unwrap().seq, 40);
     }
 
     #[tokio::test]
@@ -236,7 +249,7 @@ mod tests {
         audit.record(entry(1)).await.unwrap();
         drop(audit.record(entry(2)));
         audit.record(entry(3)).await.unwrap();
-        read::verify(&store.list(AUDIT).await.unwrap()).unwrap();
+        read::verify(Head::START, &store.list(AUDIT).await.unwrap()).unwrap();
     }
 
     #[test]

@@ -8,9 +8,10 @@ use glob::Pattern;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{AUDIT, Entry, decode};
+use super::{AUDIT, BASE, Entry, decode};
+use crate::records;
 use crate::status::Failure;
-use crate::store::{Listing, Store, StoreError};
+use crate::store::{Listing, Record, Store, StoreError};
 
 /// Records that wait for a caller at most.
 const WAITING_MAX: usize = 64;
@@ -24,9 +25,10 @@ pub(crate) enum AuditError {
     Unreadable { key: String },
 }
 
-/// Checks a listing of `audit/`: every record in its place and as it was written. Returns the last place.
-pub(crate) fn verify(listing: &Listing) -> Result<Head, AuditError> {
-    let mut head = Head::START;
+/// Checks a listing of `audit/` that begins behind `base`: every record in its place and as it was written. Returns
+/// the last place.
+pub(crate) fn verify(base: Head, listing: &Listing) -> Result<Head, AuditError> {
+    let mut head = base;
     for (key, record) in &listing.records {
         let unreadable = || AuditError::Unreadable { key: key.clone() };
         let (found, payload) = decode(key, record).ok_or_else(unreadable)?;
@@ -36,10 +38,36 @@ pub(crate) fn verify(listing: &Listing) -> Result<Head, AuditError> {
     Ok(head)
 }
 
+/// The place that the store's first record follows.
+pub(crate) async fn base(store: &dyn Store) -> Result<Head, StoreError> {
+    store.get(BASE).await?.map_or(Ok(Head::START), |record| base_of(&record))
+}
+
+/// What is stored under [`BASE`].
+pub(crate) fn base_of(record: &Record) -> Result<Head, StoreError> {
+    let text: Option<String> = records::decode(BASE, record).ok();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| StoreError::Damaged {
+        path: BASE.to_owned(),
+        reason: "it is no place in the audit log".to_owned(),
+    })
+}
+
+/// The store's records, and the place that the first of them follows.
+pub(crate) async fn listed(store: &dyn Store) -> Result<(Head, Listing), StoreError> {
+    loop {
+        let base = base(store).await?;
+        let listing = store.list(AUDIT).await?;
+        // Unless some were archived in between.
+        if self::base(store).await? == base {
+            return Ok((base, listing));
+        }
+    }
+}
+
 /// The last place that is taken.
 pub(super) async fn head(store: &dyn Store) -> Result<Head, StoreError> {
     let listing = store.list(AUDIT).await?;
-    let Some((key, record)) = listing.records.last() else { return Ok(Head::START) };
+    let Some((key, record)) = listing.records.last() else { return base(store).await };
     decode(key, record)
         .map(|(head, _)| head)
         .ok_or_else(|| StoreError::Damaged { path: key.clone(), reason: "it is no audit record".to_owned() })
@@ -82,17 +110,21 @@ impl Filter {
     }
 }
 
-/// Starts to send what is asked for. The receiver ends after the last record, or never where it follows.
+/// Starts to send what is asked for. The receiver ends after the last record, or never where it follows. Whoever asks
+/// for all is told first which records are archived.
 pub(crate) async fn serve(
     store: Arc<dyn Store>,
     request: AuditRequest,
 ) -> Result<mpsc::Receiver<Result<AuditRecord, Status>>, Status> {
     let filter = Filter::parse(&request)?;
-    let listing = store.list(AUDIT).await.map_err(Failure::from)?;
+    let (base, listing) = listed(&*store).await.map_err(Failure::from)?;
     // From where it was listed: no record falls between the two.
     let watch = request.follow.then(|| store.watch(AUDIT, listing.revision)).transpose();
     let watch = watch.map_err(Failure::from)?;
     let mut found: Vec<AuditRecord> = Vec::new();
+    if base != Head::START && request.limit == 0 {
+        found.push(AuditRecord { archived: true, ..wire(&base, Vec::new()) });
+    }
     for (key, record) in &listing.records {
         match decode(key, record) {
             Some((head, payload)) if filter.passes(&payload) => found.push(wire(&head, payload)),
@@ -135,7 +167,7 @@ pub(crate) async fn serve(
 }
 
 fn wire(head: &Head, payload: Vec<u8>) -> AuditRecord {
-    AuditRecord { seq: head.seq, hash: head.hash.to_vec(), payload }
+    AuditRecord { seq: head.seq, hash: head.hash.to_vec(), payload, archived: false }
 }
 
 fn glob(text: &str) -> Result<Option<Pattern>, Status> {
@@ -197,6 +229,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_asks_for_all_is_told_what_is_archived() {
+        let (store, _audit) = three().await;
+        let second = decode(
+            "audit/00000000000000000002",
+            &store.get("audit/00000000000000000002").await.unwrap().unwrap(),
+        );
+        let base = second.unwrap().0;
+        let mut moved = Transaction::default().put(BASE.to_owned(), records::encode(&base.to_string()));
+        for seq in 1..=2 {
+            moved = moved.delete_if(format!("{AUDIT}{seq:020}"), Expect::Anything);
+        }
+        store.commit(moved).await.unwrap();
+        let mut all = serve(store.clone(), AuditRequest::default()).await.unwrap();
+        let first = all.recv().await.unwrap().unwrap();
+        assert!(first.archived && first.seq == 2 && first.hash == base.hash);
+        assert_eq!(all.recv().await.unwrap().unwrap().seq, 3);
+        assert_eq!(seqs(&store, AuditRequest { limit: 9, ..AuditRequest::default() }).await, [3]);
+        assert_eq!(head(&*store).await.unwrap().seq, 3);
+    }
+
+    #[tokio::test]
     async fn who_follows_misses_nothing() {
         let (store, audit) = three().await;
         let request = AuditRequest { follow: true, limit: 1, ..AuditRequest::default() };
@@ -209,20 +262,23 @@ mod tests {
     #[tokio::test]
     async fn damage_is_found() {
         let (store, _audit) = three().await;
-        let good = verify(&store.list(AUDIT).await.unwrap()).unwrap();
+        let good = verify(Head::START, &store.list(AUDIT).await.unwrap()).unwrap();
         assert_eq!(good.seq, 3);
         let key = "audit/00000000000000000002";
         let value = store.get(key).await.unwrap().unwrap().value.to_vec();
         let put = |value: Vec<u8>| Transaction::default().put(key.to_owned(), value);
         let text = String::from_utf8(value.clone()).unwrap();
         store.commit(put(text.replace("bob", "eve").into())).await.unwrap();
-        let broken = verify(&store.list(AUDIT).await.unwrap()).unwrap_err();
+        let broken = verify(Head::START, &store.list(AUDIT).await.unwrap()).unwrap_err();
         assert!(broken.to_string().contains("record 2 is not what was written"), "{broken}");
         store.commit(put(b"short".to_vec())).await.unwrap();
-        assert!(matches!(verify(&store.list(AUDIT).await.unwrap()), Err(AuditError::Unreadable { .. })));
+        assert!(matches!(
+            verify(Head::START, &store.list(AUDIT).await.unwrap()),
+            Err(AuditError::Unreadable { .. })
+        ));
         let gone = Transaction::default().delete_if(key.to_owned(), Expect::Anything);
         store.commit(gone).await.unwrap();
-        let broken = verify(&store.list(AUDIT).await.unwrap()).unwrap_err();
+        let broken = verify(Head::START, &store.list(AUDIT).await.unwrap()).unwrap_err();
         assert!(broken.to_string().contains("record 2 is missing"), "{broken}");
     }
 }

@@ -348,5 +348,5 @@ async fn every_change_is_in_the_audit_log_and_no_secret_is() {
         assert!(!texts.contains(hidden), "{texts}");
     }
     let listing = served.controller.store.list(audit::AUDIT).await.unwrap();
-    audit::read::verify(&listing).unwrap();
+    audit::read::verify(fleetvisor_proto::audit::Head::START, &listing).unwrap();
 }

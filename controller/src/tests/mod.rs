@@ -133,7 +133,12 @@ impl Served {
         let mut agent = Agent::connect(self, &identity).await;
         agent.say(hello("boot", 0, processes)).await;
         match agent.hear().await {
-            to_host::Message::Welcome(welcome) => assert_eq!(welcome.heartbeat_seconds, 5),
+            to_host::Message::Welcome(welcome) => {
+                assert_eq!(welcome.heartbeat_seconds, 5);
+                // Half of the 24 hours that a new certificate has, whatever the host's clock says.
+                let left = welcome.renew_in_seconds.expect("how long the certificate is good for");
+                assert!((11 * 3600..=12 * 3600).contains(&left), "{left}");
+            }
             other => panic!("{other:?}"),
         }
         let desired = agent.hear_desired().await;

@@ -62,7 +62,8 @@ struct Filter {
 ///
 /// Every record's hash covers the one before it. The place printed at the end (NUMBER:HASH) stands for
 /// everything up to there: keep it elsewhere, and --contains tells later whether it is still so. With -o json one
-/// document: {"whole", "records", "head", "reason"}.
+/// document: {"whole", "records", "archived", "head", "reason"}. Records that are archived in the controller's
+/// directory are checked there, by fleetvisor-controller verify.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  ctl audit verify\n  ctl audit verify --contains \"$(cat last-known-place)\""
@@ -115,6 +116,8 @@ struct VerifiedJson {
     whole: bool,
     /// How many were found to be whole.
     records: u64,
+    /// How many before them are archived.
+    archived: u64,
     /// The last of them.
     head: String,
     /// Why the log is not whole.
@@ -142,6 +145,10 @@ impl Filter {
         };
         let mut records = ask(cli, request).await?;
         while let Some(record) = records.message().await? {
+            if record.archived {
+                eprintln!("ctl: records up to {} are archived in the controller's directory", record.seq);
+                continue;
+            }
             let line = match cli.access.form() {
                 Form::Text => text(&record),
                 Form::Json => json(&record),
@@ -170,10 +177,11 @@ impl Verify {
         match (cli.access.form(), reason) {
             (Form::Json, reason) => {
                 let (whole, head) = (reason.is_none(), chain.head.to_string());
-                print_json(&VerifiedJson { whole, records: chain.head.seq, head, reason })?;
+                let (records, archived) = (chain.head.seq - chain.base.seq, chain.base.seq);
+                print_json(&VerifiedJson { whole, records, archived, head, reason })?;
             }
             (Form::Text, None) => {
-                print::lines(&[format!("{} records, whole; the last is {}", chain.head.seq, chain.head)])?;
+                print::lines(&[chain.described()])?;
             }
             (Form::Text, Some(reason)) => eprintln!("ctl: the audit log is not whole: {reason}"),
         }
@@ -183,6 +191,8 @@ impl Verify {
 
 /// The chain as far as it was found whole, and the place that has to be in it.
 struct Chain {
+    /// What is before is archived.
+    base: Head,
     head: Head,
     contains: Option<Head>,
     found: bool,
@@ -190,11 +200,30 @@ struct Chain {
 
 impl Chain {
     fn new(contains: Option<Head>) -> Chain {
-        Chain { head: Head::START, contains, found: contains.is_none_or(|place| place == Head::START) }
+        let found = contains.is_none_or(|place| place == Head::START);
+        Chain { base: Head::START, head: Head::START, contains, found }
+    }
+
+    fn described(&self) -> String {
+        let (records, last) = (self.head.seq - self.base.seq, self.head);
+        match self.base.seq {
+            0 => format!("{records} records, whole; the last is {last}"),
+            archived => {
+                format!("{records} records behind {archived} archived ones, whole; the last is {last}")
+            }
+        }
     }
 
     fn add(&mut self, record: &AuditRecord) -> Result<(), Broken> {
-        self.head.follow(record.seq, &record.hash, &record.payload)?;
+        if let Ok(hash) = <[u8; 32]>::try_from(record.hash.as_slice())
+            && record.archived
+            && self.head == Head::START
+        {
+            self.base = Head { seq: record.seq, hash };
+            self.head = self.base;
+        } else {
+            self.head.follow(record.seq, &record.hash, &record.payload)?;
+        }
         self.found |= self.contains == Some(self.head);
         Ok(())
     }
@@ -202,9 +231,13 @@ impl Chain {
     /// What the place that had to be there says, if it was not.
     fn missing(&self) -> Option<String> {
         let place = self.contains.filter(|_| !self.found)?;
-        Some(match place.seq > self.head.seq {
-            true => format!("it ends with record {}, before {}", self.head.seq, place.seq),
-            false => format!("record {} is another one than when {place} was noted", place.seq),
+        Some(match place.seq {
+            seq if seq > self.head.seq => format!("it ends with record {}, before {seq}", self.head.seq),
+            seq if seq < self.base.seq => format!(
+                "record {seq} is archived: look for the line that begins with {place} in the audit/ of the \
+                 controller's directory, and check it with fleetvisor-controller verify"
+            ),
+            _ => format!("record {} is another one than when {place} was noted", place.seq),
         })
     }
 }
@@ -270,7 +303,8 @@ mod tests {
 
     fn record(head: &mut Head, payload: &str) -> AuditRecord {
         *head = head.next(payload.as_bytes());
-        AuditRecord { seq: head.seq, hash: head.hash.to_vec(), payload: payload.as_bytes().to_vec() }
+        let (hash, payload) = (head.hash.to_vec(), payload.as_bytes().to_vec());
+        AuditRecord { seq: head.seq, hash, payload, archived: false }
     }
 
     #[test]
@@ -300,6 +334,11 @@ mod tests {
         assert_eq!(verify(&records, None), None);
         assert_eq!(verify(&records, Some(noted)), None);
         assert_eq!(verify(&records, Some(Head::START)), None);
+        // What is archived is no part of what is checked here, and the chain goes on behind it.
+        let base = AuditRecord { archived: true, payload: Vec::new(), ..records[0].clone() };
+        let rest = [base, records[1].clone()];
+        assert_eq!(verify(&rest, Some(noted)), None);
+        assert!(Chain::new(None).add(&records[1]).is_err());
         // The log was cut off, or written anew as a whole: each is a chain of its own, and not the one it was.
         assert!(verify(&records[..1], Some(noted)).unwrap().contains("ends with record 1"));
         let mut other = Head::START;

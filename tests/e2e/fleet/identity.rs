@@ -84,7 +84,10 @@ fn a_revoked_host_is_cut_off_at_once_and_let_in_again_by_a_token_for_it() {
     let host = web(&fleet, "web-01");
     let before = pids(&host);
     fleet.ctl(&["host", "revoke", "web-01"]).expect_code(0).expect_stdout("web-01: revoked");
-    fleet.ctl(&["--all-hosts", "restart", "web:"]).expect_code(4).expect_stdout("web-01: ");
+    fleet
+        .ctl(&["--all-hosts", "restart", "web:"])
+        .expect_code(1)
+        .expect_stdout("web-01: revoked, and refused until it enrols anew; not restarted");
     host.wait_file("supervisord.log", "has been revoked by operator admin");
     host.wait_file("supervisord.log", "ctl host token --host web-01");
     let shown = json(&fleet.ctl(&["-o", "json", "host", "show", "web-01"]).expect_code(0));
@@ -95,16 +98,25 @@ fn a_revoked_host_is_cut_off_at_once_and_let_in_again_by_a_token_for_it() {
 
     host.dir().write("token", fleet.token(&["--ttl", "1h", "--host", "web-01"]));
     fleet.wait_host("web-01", "online");
-    // The restart has waited for it.
-    wait_until("its programs to be restarted", || {
-        let now = pids(&host);
-        before
-            .iter()
-            .filter(|(name, _)| name.starts_with("web:"))
-            .all(|(name, pid)| now.get(name).is_some_and(|new| *new != 0 && new != pid))
-    });
     fleet.ctl(&["--all-hosts", "stop", "web:app"]).expect_code(0);
     assert_eq!(host.state("web:app"), "STOPPED");
+    assert_eq!(pids(&host)["web:nginx"], before["web:nginx"], "the restart was refused for it");
+}
+
+#[test]
+fn an_admin_whose_certificates_are_lost_is_made_anew_on_the_controllers_machine() {
+    let mut fleet = Fleet::new();
+    let lost = fleet.dir().path().join("lost");
+    fs::rename(fleet.admin(), &lost).unwrap();
+    let (dir, out) = (fleet.controller_dir().display().to_string(), fleet.admin().display().to_string());
+    let words = ["admin", "--dir", &dir, "--out", &out];
+    let ran = fleet.controller_command(&words).expect_code(1);
+    assert!(ran.stderr.contains("stop it first"), "{ran}");
+    drop(fleet.take_controller());
+    fleet.controller_command(&words).expect_code(0).expect_stdout("role admin");
+    fleet.start_controller();
+    fleet.ctl_as(&lost, &["host", "list"]).expect_code(6);
+    fleet.ctl(&["audit"]).expect_code(0).expect_stdout("operator.recover operator admin");
 }
 
 #[test]

@@ -58,8 +58,8 @@ impl Hosts for Bare {
             while let Ok(Some(FromHost { message })) = incoming.message().await {
                 match message {
                     Some(from_host::Message::Hello(_)) => {
-                        let welcome =
-                            to_host::Message::Welcome(Welcome { heartbeat_seconds: 5, events_until: None });
+                        let welcome = Welcome { heartbeat_seconds: 5, ..Welcome::default() };
+                        let welcome = to_host::Message::Welcome(welcome);
                         if outgoing.send(Ok(ToHost { message: Some(welcome) })).await.is_err() {
                             return;
                         }
