@@ -40,10 +40,19 @@ pub(crate) struct Events {
 
 #[derive(Debug, Default)]
 struct Inner {
-    kept: VecDeque<Arc<Event>>,
+    kept: VecDeque<Arc<Kept>>,
     last: u64,
     /// Of each host the agent that was last heard, and the number of its last event.
     heard: HashMap<String, (String, u64)>,
+}
+
+/// An event, whose number follows from its place.
+#[derive(Debug)]
+struct Kept {
+    host: Arc<str>,
+    kind: &'static str,
+    at: i64,
+    process: Option<fleet::ProcessEvent>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,11 +84,11 @@ impl Events {
     }
 
     pub(crate) fn online(&self, host: &str) {
-        self.record([(host, ONLINE, clock::now().0, None)]);
+        self.record(host, [(ONLINE, clock::now().0, None)]);
     }
 
     pub(crate) fn away(&self, host: &str) {
-        self.record([(host, AWAY, clock::now().0, None)]);
+        self.record(host, [(AWAY, clock::now().0, None)]);
     }
 
     /// Takes what a host tells. What is known already is left out, whoever repeats it.
@@ -88,7 +97,7 @@ impl Events {
             return Ok(());
         }
         for event in &told.events {
-            convert::process_name(event.name.clone())?;
+            convert::check_process_name(event.name.as_ref())?;
         }
         let until = self.until(host, boot_id).unwrap_or(0);
         let last = told.first.saturating_add(told.events.len() as u64).saturating_sub(1);
@@ -100,25 +109,25 @@ impl Events {
                 event.by.clear();
             }
             let age = i64::try_from(event.age_ms).unwrap_or(0).saturating_mul(1000);
-            (host, kind(ProcessState::from_code(event.to)), now.saturating_sub(age), Some(event))
+            (kind(ProcessState::from_code(event.to)), now.saturating_sub(age), Some(event))
         });
-        self.record(fresh);
+        self.record(host, fresh);
         Ok(())
     }
 
-    fn record<'a>(
+    fn record(
         &self,
-        events: impl IntoIterator<Item = (&'a str, &'static str, i64, Option<fleet::ProcessEvent>)>,
+        host: &str,
+        events: impl IntoIterator<Item = (&'static str, i64, Option<fleet::ProcessEvent>)>,
     ) {
+        let host: Arc<str> = host.into();
         let mut inner = self.inner();
-        for (host, kind, at, process) in events {
+        for (kind, at, process) in events {
             inner.last += 1;
-            let token = Token { mark: self.mark, number: inner.last }.to_string();
             if inner.kept.len() == KEPT {
                 inner.kept.pop_front();
             }
-            let event = Event { token, host: host.to_owned(), kind: kind.to_owned(), at, process, missed: 0 };
-            inner.kept.push_back(Arc::new(event));
+            inner.kept.push_back(Arc::new(Kept { host: host.clone(), kind, at, process }));
         }
         let last = inner.last;
         drop(inner);
@@ -126,7 +135,7 @@ impl Events {
     }
 
     /// Those behind this one, if they are kept, and how many are not.
-    fn behind(&self, number: u64) -> (u64, Vec<Arc<Event>>) {
+    fn behind(&self, number: u64) -> (u64, Vec<Arc<Kept>>) {
         let inner = self.inner();
         let first = inner.last - inner.kept.len() as u64 + 1;
         let missed = first.saturating_sub(number + 1);
@@ -192,13 +201,15 @@ async fn serve(
     let mut last = events.last.subscribe();
     loop {
         let (gap, some) = events.behind(number);
-        number += gap + some.len() as u64;
+        number += gap;
         if gap > 0 && sender.send(missed(gap)).await.is_err() {
             return;
         }
         let ended = some.is_empty();
         for event in some {
-            if wanted.includes(&event) && sender.send(Event::clone(&event)).await.is_err() {
+            number += 1;
+            let token = Token { mark: events.mark, number };
+            if wanted.includes(&event) && sender.send(event.told(token)).await.is_err() {
                 return;
             }
         }
@@ -237,8 +248,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn includes(&self, event: &Event) -> bool {
-        if !self.kinds.is_empty() && !self.kinds.contains(&event.kind) {
+    fn includes(&self, event: &Kept) -> bool {
+        if !self.kinds.is_empty() && !self.kinds.contains(event.kind) {
             return false;
         }
         let name = event.process.as_ref().map(|process| convert::process_name(process.name.clone()));
@@ -247,6 +258,19 @@ impl Wanted {
             Some(name) => name.is_ok_and(|name| self.selection.wants(&event.host, &name)),
         };
         meant && self.selection.includes(&event.host, &self.registry.host(&event.host).labels())
+    }
+}
+
+impl Kept {
+    fn told(&self, token: Token) -> Event {
+        Event {
+            token: token.to_string(),
+            host: self.host.to_string(),
+            kind: self.kind.to_owned(),
+            at: self.at,
+            process: self.process.clone(),
+            missed: 0,
+        }
     }
 }
 

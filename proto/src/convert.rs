@@ -32,17 +32,24 @@ impl TryFrom<fleet::ProcessName> for ProcessName {
     type Error = ConvertError;
 
     fn try_from(name: fleet::ProcessName) -> Result<ProcessName, ConvertError> {
-        let usable = |part: &str| {
-            !part.is_empty()
-                && part.len() <= NAME_MAX
-                && !part.contains([':', '/'])
-                && !part.contains(char::is_control)
-        };
-        if usable(&name.group) && usable(&name.process) {
-            Ok(ProcessName { group: name.group, process: name.process })
-        } else {
-            Err(ConvertError::BadName(format!("{}:{}", name.group, name.process)))
-        }
+        check_process_name(Some(&name))?;
+        Ok(ProcessName { group: name.group, process: name.process })
+    }
+}
+
+/// Whether [`process_name`] would take it.
+pub fn check_process_name(name: Option<&fleet::ProcessName>) -> Result<(), ConvertError> {
+    let fleet::ProcessName { group, process } = name.ok_or(ConvertError::NoName)?;
+    let usable = |part: &str| {
+        !part.is_empty()
+            && part.len() <= NAME_MAX
+            && !part.contains([':', '/'])
+            && !part.contains(char::is_control)
+    };
+    if usable(group) && usable(process) {
+        Ok(())
+    } else {
+        Err(ConvertError::BadName(format!("{group}:{process}")))
     }
 }
 

@@ -349,8 +349,8 @@ impl Driver {
         match answer {
             Answer::Progress(progress) => {
                 let results = member.progress(self.verb, progress.results);
-                if !results.is_empty() {
-                    let host = member.planned.host.clone();
+                if !results.is_empty() && !self.callers.is_empty() {
+                    let (results, host) = (results.to_vec(), member.planned.host.clone());
                     self.tell(run_event::Event::Progress(RunProgress { host, results }));
                 }
                 false

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::time::Wall;
-use fleetvisor_proto::convert::process_name;
+use fleetvisor_proto::convert::check_process_name;
 use fleetvisor_proto::fleet::{
     self, CommandDone, HostResult, HostState, OperationHost, Outcome, ProcessResult, Verb,
 };
@@ -67,9 +67,8 @@ impl Member {
         };
         self.results = record::unlike(stored.results, &self.planned.processes);
         for at in 0..self.results.len() {
-            if let Ok(name) = process_name(self.results[at].name.clone()) {
-                self.close(&name);
-            }
+            let name = self.results[at].name.clone();
+            self.close(name.as_ref());
         }
         self.stage = stored.stage;
     }
@@ -79,8 +78,10 @@ impl Member {
     }
 
     /// Whether the process was still to answer; now it has.
-    fn close(&mut self, name: &ProcessName) -> bool {
-        match self.planned.processes.binary_search(name) {
+    fn close(&mut self, name: Option<&fleet::ProcessName>) -> bool {
+        let Some(name) = name else { return false };
+        let order = |it: &ProcessName| (&it.group, &it.process).cmp(&(&name.group, &name.process));
+        match self.planned.processes.binary_search_by(order) {
             Ok(at) => std::mem::take(&mut self.open[at]),
             Err(_) => false,
         }
@@ -132,34 +133,32 @@ impl Member {
     }
 
     /// Takes what it says of processes; what of that is news.
-    pub(super) fn progress(&mut self, verb: Verb, results: Vec<ProcessResult>) -> Vec<ProcessResult> {
-        let mut news = Vec::with_capacity(results.len());
+    pub(super) fn progress(&mut self, verb: Verb, results: Vec<ProcessResult>) -> &[ProcessResult] {
+        let known = self.results.len();
         for mut result in results {
-            // Each process answers once, and only those that were asked.
-            let Ok(name) = process_name(result.name.clone()) else { continue };
+            if check_process_name(result.name.as_ref()).is_err() {
+                continue;
+            }
             cut(&mut result.text);
+            // Each process answers once, and only those that were asked.
             let is_news = match verb {
                 Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
                 Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
-                    self.close(&name)
+                    self.close(result.name.as_ref())
                 }
             };
             if is_news {
-                self.results.push(result.clone());
-                news.push(result);
+                self.results.push(result);
             }
         }
-        news
+        &self.results[known..]
     }
 
     /// Leaves a process out, and says so.
     pub(super) fn leave(&mut self, name: &ProcessName) -> Option<ProcessResult> {
-        self.close(name).then(|| {
-            let result = ProcessResult {
-                name: Some(name.into()),
-                outcome: Outcome::Unchanged.into(),
-                text: LEFT.to_owned(),
-            };
+        let name = Some(name.into());
+        self.close(name.as_ref()).then(|| {
+            let result = ProcessResult { name, outcome: Outcome::Unchanged.into(), text: LEFT.to_owned() };
             self.results.push(result.clone());
             result
         })

@@ -106,7 +106,7 @@ pub(crate) struct PlannedHost {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PlanPiece {
     /// Lists of processes.
-    lists: Vec<Arc<[ProcessName]>>,
+    lists: Vec<Vec<ProcessName>>,
     hosts: Vec<PieceHost>,
 }
 
@@ -171,7 +171,7 @@ pub(crate) fn plan_pieces(id: &str, hosts: &[PlannedHost]) -> Vec<(String, Vec<u
     for (at, planned) in hosts.iter().enumerate() {
         let list = *numbers.entry(&*planned.processes).or_insert_with(|| {
             weight += planned.processes.len();
-            piece.lists.push(planned.processes.clone());
+            piece.lists.push(planned.processes.to_vec());
             piece.lists.len() - 1
         });
         weight += planned.groups.len() + 1;
@@ -188,6 +188,7 @@ pub(crate) fn plan_pieces(id: &str, hosts: &[PlannedHost]) -> Vec<(String, Vec<u
 impl PlanPiece {
     pub(crate) fn into_hosts(self) -> impl Iterator<Item = PlannedHost> {
         let PlanPiece { lists, hosts } = self;
+        let lists: Vec<Arc<[ProcessName]>> = lists.into_iter().map(Arc::from).collect();
         hosts.into_iter().map(move |PieceHost { host, list, groups }| {
             let processes = lists.get(list).cloned().unwrap_or_else(|| Arc::new([]));
             PlannedHost { host, processes, groups }
@@ -198,21 +199,17 @@ impl PlanPiece {
 /// The results of a host of which `asked` was asked.
 pub(crate) fn alike(results: &[ProcessResult], asked: &[ProcessName]) -> Vec<AlikeRecord> {
     let is_alike = |a: &ProcessResult, b: &ProcessResult| a.outcome == b.outcome && a.text == b.text;
-    let mut records: Vec<AlikeRecord> = results
-        .chunk_by(is_alike)
-        .map(|some| AlikeRecord {
-            outcome: outcome_word(some[0].outcome()).to_owned(),
-            text: some[0].text.clone(),
-            names: some.iter().filter_map(|result| process_name(result.name.clone()).ok()).collect(),
-        })
-        .collect();
-    // Each answers once, so as many as were asked are all of them.
-    if let [only] = &mut *records
-        && only.names.len() == asked.len()
-    {
-        only.names.clear();
-    }
-    records
+    let names = |some: &[ProcessResult]| match some.len() == asked.len() {
+        // Each answers once, so as many as were asked are all of them.
+        true => Vec::new(),
+        false => some.iter().filter_map(|result| process_name(result.name.clone()).ok()).collect(),
+    };
+    let records = results.chunk_by(is_alike).map(|some| AlikeRecord {
+        outcome: outcome_word(some[0].outcome()).to_owned(),
+        text: some[0].text.clone(),
+        names: names(some),
+    });
+    records.collect()
 }
 
 /// The other way around.
