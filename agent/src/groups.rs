@@ -19,7 +19,15 @@ pub(crate) struct Groups {
     /// As last read.
     read: Vec<Group>,
     /// As they were read when they were added.
-    active: BTreeMap<String, Group>,
+    active: BTreeMap<String, Active>,
+}
+
+/// There may be thousands of processes in a group, which are not kept twice where they are the same.
+#[derive(Debug, Serialize, Deserialize)]
+enum Active {
+    /// What was last read of this name.
+    AsRead,
+    Other(Group),
 }
 
 impl Groups {
@@ -30,7 +38,7 @@ impl Groups {
     /// Takes in what was read anew and says what differs from what is active.
     pub(crate) fn reread(&mut self, read: Vec<Group>) -> Changes {
         let names = |groups: Vec<&Group>| groups.into_iter().map(|group| group.name.clone()).collect();
-        let is_changed = |group: &&Group| self.active.get(&group.name).is_some_and(|old| old != *group);
+        let is_changed = |group: &&Group| self.active(&group.name).is_some_and(|old| old != *group);
         let changes = Changes {
             added: names(read.iter().filter(|group| !self.active.contains_key(&group.name)).collect()),
             changed: names(read.iter().filter(is_changed).collect()),
@@ -41,8 +49,20 @@ impl Groups {
                 .cloned()
                 .collect(),
         };
-        self.read = read;
+        for old in std::mem::replace(&mut self.read, read) {
+            let Some(active @ Active::AsRead) = self.active.get_mut(&old.name) else { continue };
+            if !self.read.contains(&old) {
+                *active = Active::Other(old);
+            }
+        }
         changes
+    }
+
+    fn active(&self, name: &str) -> Option<&Group> {
+        match self.active.get(name)? {
+            Active::AsRead => self.find(name),
+            Active::Other(group) => Some(group),
+        }
     }
 
     /// The group of this name as last read.
@@ -55,7 +75,9 @@ impl Groups {
     }
 
     pub(crate) fn added(&mut self, group: Group) {
-        self.active.insert(group.name.clone(), group);
+        let name = group.name.clone();
+        let active = if self.find(&name) == Some(&group) { Active::AsRead } else { Active::Other(group) };
+        self.active.insert(name, active);
     }
 
     pub(crate) fn removed(&mut self, name: &str) {
@@ -67,7 +89,7 @@ impl Groups {
         self.read
             .iter()
             .map(|group| {
-                let unchanged = self.active.get(&group.name) == Some(group);
+                let unchanged = self.active(&group.name) == Some(group);
                 let resolved = running(&group.name).filter(|_| unchanged);
                 ConfiguredGroup {
                     in_use: self.active.contains_key(&group.name),
@@ -140,7 +162,37 @@ fn is_auto_log(name: &OsStr, identifier: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use fleetvisor_model::config::GroupKind;
+
     use super::*;
+
+    #[test]
+    fn an_active_group_stays_as_it_was_read_when_it_was_added() {
+        let group = |name: &str, priority| Group {
+            name: name.to_owned(),
+            priority,
+            kind: GroupKind::Programs,
+            processes: Vec::new(),
+        };
+        let mut groups = Groups::new(vec![group("a", 1), group("b", 1), group("c", 1)]);
+        for name in ["a", "b", "c"] {
+            groups.added(groups.find(name).unwrap().clone());
+        }
+        assert_eq!(groups.reread(vec![group("a", 1), group("b", 2), group("d", 1)]), changes("d", "b", "c"));
+        // As often as it is read: what is active has not changed.
+        assert_eq!(groups.reread(vec![group("a", 2), group("b", 2)]), changes("", "ab", "c"));
+        assert_eq!(groups.reread(vec![group("c", 1), group("b", 1), group("a", 1)]), changes("", "", ""));
+        groups.removed("a");
+        groups.added(group("a", 3));
+        assert_eq!(groups.reread(vec![group("a", 3), group("b", 1), group("c", 1)]), changes("", "", ""));
+        let again: Groups = serde_json::from_str(&serde_json::to_string(&groups).unwrap()).unwrap();
+        assert_eq!(again.active("a"), Some(&group("a", 3)));
+    }
+
+    fn changes(added: &str, changed: &str, removed: &str) -> Changes {
+        let names = |letters: &str| letters.chars().map(String::from).collect();
+        Changes { added: names(added), changed: names(changed), removed: names(removed) }
+    }
 
     #[test]
     fn auto_logs_of_this_identifier_are_recognised() {

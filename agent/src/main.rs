@@ -40,7 +40,10 @@ use crate::settings::Settings;
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     match cli::take_keeper_descriptor(&mut args) {
-        Some(descriptor) => daemon::run(descriptor, &args),
+        Some(descriptor) => {
+            fleetvisor_keeper::give_back_freed_memory();
+            daemon::run(descriptor, &args)
+        }
         None => launch(args),
     }
 }

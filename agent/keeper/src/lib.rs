@@ -12,6 +12,7 @@
 //! - `relay`: signals on their way to the agent. `succession`: when the next agent follows one that has died;
 //!   `executable`: which program it is.
 //! - `stash`: what an agent leaves for its successor. `oom`: the keeper is the last to go for memory.
+//! - `memory`: what the agent gives back.
 
 pub mod client;
 pub mod frame;
@@ -19,6 +20,7 @@ pub mod launch;
 
 mod executable;
 mod keeper;
+mod memory;
 mod oom;
 mod prepare;
 mod programs;
@@ -31,6 +33,7 @@ mod succession;
 pub use client::{Flushed, KeeperLink, LinkError, LinkReader, LinkWriter, ProgramEnds};
 pub use frame::{Event, Request};
 pub use launch::{ATTACH_OPTION, Launch, run};
+pub use memory::give_back_freed_memory;
 
 /// The name of an errno as Python's `errno.errorcode` has it (`ENOENT`), or its number where it has none.
 pub fn errno_name(errno: i32) -> String {
