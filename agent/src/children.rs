@@ -108,6 +108,16 @@ impl Children {
         self.keeper.send(Request::Ready, Vec::new());
     }
 
+    /// The version of the frames that the keeper speaks with this agent.
+    pub(crate) fn frames(&self) -> u16 {
+        self.keeper.version
+    }
+
+    /// This program is the next agent, as soon as this one has ended.
+    pub(crate) fn replace(&mut self, program: OwnedFd) {
+        self.keeper.send(Request::Replace, vec![program]);
+    }
+
     /// A signal that came to the daemon is safe.
     pub(crate) fn heard(&mut self, signal: Signal) {
         self.keeper.send(Request::Heard { signo: signal.0 }, Vec::new());

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use getopt::{Found, Spelling, getopt};
 
+use crate::upgrade;
+
 /// The version of Supervisor that this daemon stands in for; `-v` prints it.
 pub(crate) const SUPERVISOR_VERSION: &str = "4.3.0";
 
@@ -24,6 +26,9 @@ const KEEPER_OPTION: &str = "--attached-to-keeper=";
 pub(crate) struct Invocation {
     /// The program as messages call it: with its folder where that is known.
     pub(crate) program: String,
+    /// Where an upgrade looks for the next release; set once the daemon runs.
+    #[serde(default)]
+    pub(crate) executable: PathBuf,
     /// As given, or as found.
     pub(crate) config_path: PathBuf,
     pub(crate) overrides: Overrides,
@@ -69,6 +74,11 @@ pub(crate) fn take_keeper_descriptor(args: &mut Vec<OsString>) -> Option<i32> {
     Some(descriptor)
 }
 
+/// Which version of the keeper's frames a candidate for the agent's place is to speak, if this is one.
+pub(crate) fn asked_to_prove(args: &[OsString]) -> Option<&str> {
+    args.get(1).and_then(|arg| arg.to_str())?.strip_prefix(upgrade::candidate::OPTION)
+}
+
 /// Reads the arguments, the program's name first, and finds the configuration file.
 pub(crate) fn parse(args: &[OsString], host: &dyn Host) -> Result<Invocation, Exit> {
     let (name, args) =
@@ -109,7 +119,7 @@ pub(crate) fn parse(args: &[OsString], host: &dyn Host) -> Result<Invocation, Ex
         Some(path) => (path, None),
         None => search(&program, host)?,
     };
-    Ok(Invocation { program, config_path, overrides, warning })
+    Ok(Invocation { program, executable: PathBuf::new(), config_path, overrides, warning })
 }
 
 /// Supervisor's way to end over a mistake of the user's.

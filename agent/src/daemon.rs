@@ -24,8 +24,8 @@ use crate::legacy::Legacy;
 use crate::logs::{self, DaemonLog, Logs};
 use crate::run::{Agent, End};
 use crate::settings::Settings;
-use crate::takeover::{self, Heritage, Unfinished};
-use crate::{fcgi, groups, http, say, startup};
+use crate::takeover::{self, Heritage, Left, Unfinished};
+use crate::{fcgi, groups, http, say, startup, upgrade};
 
 /// `EX_SOFTWARE`: what was needed to go on is gone.
 const LOST: u8 = 70;
@@ -61,12 +61,23 @@ async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
     let mut heritage = None;
     let invocation = if first {
         match cli::parse(args, &FileSystem) {
-            Ok(invocation) => invocation,
+            Ok(mut invocation) => {
+                invocation.executable = upgrade::executable(&invocation.program);
+                invocation
+            }
             Err(exit) => return leave(keeper, &exit).await,
         }
     } else {
         match Heritage::of(greeting) {
-            Ok(left) => heritage.insert(left).settings.invocation.clone(),
+            Ok(mut found) => {
+                let invocation = &mut found.left.settings.invocation;
+                if invocation.executable.as_os_str().is_empty() {
+                    invocation.executable = upgrade::own_path();
+                }
+                let invocation = invocation.clone();
+                heritage = Some(found);
+                invocation
+            }
             // What is not understood is not put in order: the programs go on, and the keeper says so.
             Err(error) => return cannot(&error),
         }
@@ -84,6 +95,11 @@ async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
         keeper = given_back;
         match end {
             End::Restart => {}
+            End::Replaced => {
+                // Whoever asked for it has been answered by now, and the log has every line.
+                daemon.close_logs().await;
+                return ExitCode::SUCCESS;
+            }
             End::Shutdown => {
                 daemon.close_logs().await;
                 let exit = Exit { code: 0, stdout: String::new(), stderr: String::new() };
@@ -163,11 +179,21 @@ impl Daemon {
         if let End::KeeperLost(error) = &end {
             abandon(&children.pids(), &logs, error);
         }
+        let mut keeper = children.into_keeper();
+        if let End::Replaced = end {
+            // A keeper that is gone has ended everything.
+            let _ = keeper.flush().await;
+            // Who waits for an answer is told to ask the next agent.
+            inbox.close();
+            while inbox.try_recv().is_ok() {}
+            front.hand_over().await;
+            return Ok((end, keeper));
+        }
         front.stop().await;
         if pidfile_written {
             let _ = std::fs::remove_file(&pidfile);
         }
-        Ok((end, children.into_keeper()))
+        Ok((end, keeper))
     }
 
     async fn begin(&mut self, keeper: &mut KeeperLink) -> Result<Begun, Exit> {
@@ -233,19 +259,8 @@ impl Daemon {
     /// From what another agent has left. Nothing that is wrong here may end the programs.
     fn take_up(&mut self, heritage: Heritage) -> Result<Begun, Exit> {
         let lines = heritage.unwritten();
-        let Heritage {
-            settings,
-            pidfile_written,
-            replay,
-            journal,
-            groups,
-            next_ticket,
-            lines: written,
-            servers,
-            programs,
-            predecessor,
-            stash,
-        } = heritage;
+        let Heritage { left, journal, servers, programs, predecessor, stash } = heritage;
+        let Left { settings, pidfile_written, replay, groups, next_ticket, lines: written, upgrade } = left;
         let handle = Handle::new(self.messages.clone(), settings.facts(self.pid));
         handle.set_state(replay.decisions.supervisor().state());
         let logs = match self.open_logs(&settings, &handle) {
@@ -273,7 +288,7 @@ impl Daemon {
             wishes,
             groups,
             next_ticket,
-            legacy: Legacy::take_up(settings, pidfile_written, journal, decisions.lines(), written),
+            legacy: Legacy::take_up(settings, pidfile_written, upgrade, journal, decisions.lines(), written),
             decisions,
             unfinished: Some((unfinished, replay.finished)),
         })

@@ -8,7 +8,7 @@ use fleetvisor_model::config::FleetSection;
 use tokio::sync::oneshot;
 
 use crate::fleet::Member;
-use crate::http::{self, Bound};
+use crate::http::{self, Bound, Parting};
 use crate::inbox::Handle;
 use crate::logs::Logs;
 use fleetvisor_link::Wishes;
@@ -18,7 +18,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Front {
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Parting>,
     stopped: oneshot::Receiver<()>,
 }
 
@@ -49,7 +49,13 @@ impl Front {
 
     /// Ends everything; the sockets are gone when this returns.
     pub(crate) async fn stop(self) {
-        let _ = self.stop.send(());
+        let _ = self.stop.send(Parting::Close);
+        let _ = self.stopped.await;
+    }
+
+    /// Finishes the answers that are under way, and leaves the sockets to another agent.
+    pub(crate) async fn hand_over(self) {
+        let _ = self.stop.send(Parting::HandOver);
         let _ = self.stopped.await;
     }
 }

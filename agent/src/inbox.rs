@@ -3,9 +3,10 @@
 //! end must be able to read at once.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use fleetvisor_core::effect::Instance;
 use fleetvisor_core::event::Channel;
@@ -16,9 +17,10 @@ use fleetvisor_model::config::{Config, Group, LogTarget};
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::DaemonState;
 use fleetvisor_model::status::ProcessStatus;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use crate::logs::LogStash;
+use crate::upgrade::{Offer, Upgrade, UpgradeError};
 
 /// Everything that reaches the loop from inside this process.
 #[derive(Debug)]
@@ -105,6 +107,20 @@ pub(crate) enum Message {
         kind: String,
         data: String,
     },
+    /// What a program needs to prove that it could go on in this agent's place.
+    Offer {
+        answer: oneshot::Sender<Result<Offer, UpgradeError>>,
+    },
+    /// It has: it is to be the next agent, as soon as nothing is under way. Answered just before this one leaves.
+    HandOver {
+        program: OwnedFd,
+        upgrade: Box<Upgrade>,
+        answer: oneshot::Sender<Result<(), UpgradeError>>,
+    },
+    /// The latest upgrade of this daemon.
+    LatestUpgrade {
+        answer: oneshot::Sender<Option<Upgrade>>,
+    },
     /// From now on every change of a process is sent there.
     Watch {
         changes: mpsc::UnboundedSender<Watched>,
@@ -143,6 +159,8 @@ pub(crate) struct Facts {
     pub(crate) identifier: String,
     pub(crate) logfile: LogTarget,
     pub(crate) config_path: PathBuf,
+    /// Where an upgrade finds the next release.
+    pub(crate) executable: PathBuf,
 }
 
 #[derive(Clone, Debug)]
@@ -150,12 +168,14 @@ pub(crate) struct Handle {
     messages: mpsc::UnboundedSender<Message>,
     facts: Arc<Facts>,
     mood: Arc<AtomicI32>,
+    upgrading: Arc<Mutex<()>>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Handle {
     pub(crate) fn new(messages: mpsc::UnboundedSender<Message>, facts: Facts) -> Handle {
         let mood = Arc::new(AtomicI32::new(DaemonState::Running.code()));
-        Handle { messages, facts: Arc::new(facts), mood }
+        Handle { messages, facts: Arc::new(facts), mood, upgrading: Arc::default(), leaving: Arc::default() }
     }
 
     pub(crate) fn facts(&self) -> &Facts {
@@ -206,7 +226,8 @@ impl Handle {
         while let Some(outcome) = coming.recv().await {
             all.push(outcome);
         }
-        Ok(all)
+        // Then these may not be all.
+        if self.is_leaving() { Err(Gone) } else { Ok(all) }
     }
 
     /// The outcome for one process.
@@ -258,6 +279,36 @@ impl Handle {
         data: Vec<u8>,
     ) -> Result<Result<(), StdinError>, Gone> {
         self.ask(|answer| Message::WriteStdin { name, data, answer }).await
+    }
+
+    /// Only one upgrade is under way at a time: until what this returns is dropped.
+    pub(crate) fn begin_upgrade(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.upgrading).try_lock_owned().ok()
+    }
+
+    pub(crate) async fn offer(&self) -> Result<Result<Offer, UpgradeError>, Gone> {
+        self.ask(|answer| Message::Offer { answer }).await
+    }
+
+    pub(crate) async fn hand_over(
+        &self,
+        program: OwnedFd,
+        upgrade: Upgrade,
+    ) -> Result<Result<(), UpgradeError>, Gone> {
+        self.ask(|answer| Message::HandOver { program, upgrade: Box::new(upgrade), answer }).await
+    }
+
+    pub(crate) async fn latest_upgrade(&self) -> Result<Option<Upgrade>, Gone> {
+        self.ask(|answer| Message::LatestUpgrade { answer }).await
+    }
+
+    /// Another agent is about to go on: who waits for an answer gets none.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     pub(crate) fn remote_event(&self, kind: String, data: String) -> Result<(), Gone> {

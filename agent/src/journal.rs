@@ -16,11 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::groups::Groups;
 use crate::settings::Settings;
+use crate::upgrade::Upgrade;
 
 /// The stash's key of the journal.
 pub(crate) const KEY: &str = "journal";
-/// Of the snapshot's form; the form of the steps is this build's own.
+/// Of the snapshot's form, which other releases read too: fields may be added.
 const FORMAT: u32 = 1;
+/// Of the steps' form, which is changed whenever a step is. Another release begins with a snapshot without any.
+const STEPS: u32 = 1;
 /// Bytes of a record before its payload: its length, and its checksum.
 const HEADER: usize = 8;
 /// Steps are gathered up to this many bytes, or as many as the snapshot has, before a new one is begun.
@@ -35,6 +38,15 @@ pub(crate) struct Snapshot {
     pub(crate) decisions: Decisions,
     pub(crate) groups: Groups,
     pub(crate) next_ticket: u64,
+    #[serde(default)]
+    pub(crate) upgrade: Option<Upgrade>,
+    /// The form of the steps behind it.
+    #[serde(default = "first_steps")]
+    steps: u32,
+}
+
+fn first_steps() -> u32 {
+    1
 }
 
 /// [`Snapshot`] as it is written.
@@ -45,6 +57,14 @@ pub(crate) struct SnapshotOf<'a> {
     pub(crate) decisions: &'a Decisions,
     pub(crate) groups: &'a Groups,
     pub(crate) next_ticket: u64,
+    pub(crate) upgrade: Option<&'a Upgrade>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    snapshot: &'a SnapshotOf<'a>,
+    steps: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +94,8 @@ pub(crate) enum JournalError {
     Format(u32),
     #[error("cannot read the journal's snapshot: {0}")]
     Snapshot(#[from] serde_json::Error),
+    #[error("the journal has steps of form {0} behind its snapshot, and this release's are of form {STEPS}")]
+    OtherSteps(u32),
     #[error("cannot read a step of the journal: {0}")]
     Step(#[from] postcard::Error),
 }
@@ -92,7 +114,7 @@ impl Journal {
         let file = memfd_create("journal", MFdFlags::MFD_CLOEXEC)?;
         let mut journal = Journal { file: File::from(file), length: 0, limit: 0, buffer: Vec::new() };
         let mut payload = FORMAT.to_le_bytes().to_vec();
-        serde_json::to_writer(&mut payload, snapshot)?;
+        serde_json::to_writer(&mut payload, &Written { snapshot, steps: STEPS })?;
         journal.buffer = vec![0; HEADER];
         journal.buffer.extend(payload);
         journal.write()?;
@@ -145,11 +167,14 @@ pub(crate) fn read(descriptor: OwnedFd) -> Result<(Snapshot, Vec<Record<'static>
     if format != FORMAT {
         return Err(JournalError::Format(format));
     }
-    let snapshot = serde_json::from_slice(snapshot)?;
+    let snapshot: Snapshot = serde_json::from_slice(snapshot)?;
     let whole = bytes.len() - rest.len();
     let limit = 2 * (whole as u64).max(LEAST_STEPS);
     let mut records = Vec::new();
     while let Some(payload) = next(&mut rest) {
+        if snapshot.steps != STEPS {
+            return Err(JournalError::OtherSteps(snapshot.steps));
+        }
         records.push(postcard::from_bytes(payload)?);
     }
     // Behind the last whole record.
@@ -198,6 +223,7 @@ mod tests {
             decisions: &decisions,
             groups: &groups,
             next_ticket: 3,
+            upgrade: None,
         })
         .unwrap()
     }
@@ -222,6 +248,42 @@ mod tests {
         journal.append(&tick(3)).unwrap();
         let (_, records, _) = read(left).unwrap();
         assert_eq!(records.iter().map(|record| record.lines).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    /// The snapshot as another release might have written it.
+    fn altered(change: impl Fn(&mut serde_json::Map<String, serde_json::Value>)) -> Journal {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = begin(folder.path());
+        let mut bytes = Vec::new();
+        journal.file.rewind().unwrap();
+        journal.file.read_to_end(&mut bytes).unwrap();
+        let mut snapshot: serde_json::Value = serde_json::from_slice(&bytes[HEADER + 4..]).unwrap();
+        change(snapshot.as_object_mut().unwrap());
+        journal.file = tempfile::tempfile().unwrap();
+        journal.buffer = vec![0; HEADER];
+        journal.buffer.extend(FORMAT.to_le_bytes());
+        serde_json::to_writer(&mut journal.buffer, &snapshot).unwrap();
+        journal.write().unwrap();
+        journal
+    }
+
+    #[test]
+    fn a_snapshot_of_another_release_is_read_and_steps_of_another_form_are_not() {
+        let mut earlier = altered(|snapshot| {
+            assert!(snapshot.remove("upgrade").is_some() && snapshot.remove("steps").is_some());
+        });
+        earlier.append(&tick(1)).unwrap();
+        let (snapshot, records, _) = read(earlier.descriptor().unwrap()).unwrap();
+        assert_eq!((snapshot.upgrade, records.len()), (None, 1));
+        let mut later = altered(|snapshot| {
+            snapshot.insert("steps".to_owned(), (STEPS + 1).into());
+            snapshot.insert("unheard of".to_owned(), true.into());
+        });
+        let (_, records, _) = read(later.descriptor().unwrap()).unwrap();
+        assert!(records.is_empty());
+        later.append(&tick(1)).unwrap();
+        let refused = read(later.descriptor().unwrap()).unwrap_err();
+        assert!(matches!(refused, JournalError::OtherSteps(form) if form == STEPS + 1), "{refused}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct KeeperLink {
     socket: UnixStream,
     /// Met while sending; said by the next [`KeeperLink::next`].
     failed: Option<LinkError>,
+    /// The version of the frames, once the keeper has said hello.
+    pub(crate) version: u16,
 }
 
 impl KeeperLink {
@@ -27,7 +29,7 @@ impl KeeperLink {
     pub(crate) fn new(link: Link) -> std::io::Result<KeeperLink> {
         let socket = std::os::unix::net::UnixStream::from(link.as_fd().try_clone_to_owned()?);
         let (reader, writer) = link.split();
-        Ok(KeeperLink { reader, writer, socket: UnixStream::from_std(socket)?, failed: None })
+        Ok(KeeperLink { reader, writer, socket: UnixStream::from_std(socket)?, failed: None, version: 0 })
     }
 
     pub(crate) fn send(&mut self, request: Request, descriptors: Vec<OwnedFd>) {

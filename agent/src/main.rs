@@ -25,6 +25,7 @@ mod startup;
 mod stdin;
 mod takeover;
 mod update;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -39,6 +40,9 @@ use crate::settings::Settings;
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(frames) = cli::asked_to_prove(&args) {
+        return upgrade::candidate::run(frames);
+    }
     match cli::take_keeper_descriptor(&mut args) {
         Some(descriptor) => {
             fleetvisor_keeper::give_back_freed_memory();

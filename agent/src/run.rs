@@ -31,6 +31,7 @@ use crate::keeper_link::wording;
 use crate::legacy::Legacy;
 use crate::logs::Logs;
 use crate::program;
+use crate::upgrade::leaving::{self, Leaving};
 
 /// How the loop came to its end.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) enum End {
     Shutdown,
     /// Everything has stopped; start over with the configuration as it is now.
     Restart,
+    /// Another agent goes on.
+    Replaced,
     /// The keeper is gone, and with it the way to every program.
     KeeperLost(LinkError),
 }
@@ -69,17 +72,19 @@ struct LastWords {
 pub(crate) struct Agent {
     pub(crate) decisions: Decisions,
     pub(crate) children: Children,
-    groups: Groups,
+    pub(crate) groups: Groups,
     pub(crate) logs: Logs,
-    handle: Handle,
+    pub(crate) handle: Handle,
     pub(crate) legacy: Legacy,
     /// Steps that came about while acts were performed.
     steps: VecDeque<Step>,
     askers: HashMap<Ticket, Asker>,
-    next_ticket: u64,
+    pub(crate) next_ticket: u64,
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
     pub(crate) sockets: Sockets,
     last_words: Vec<LastWords>,
+    /// Another agent is to go on from here, as soon as nothing is under way.
+    pub(crate) leaving: Option<Leaving>,
     /// The daemon is to end, or to start over, at once.
     pub(crate) finished: Option<DaemonState>,
 }
@@ -108,6 +113,7 @@ impl Agent {
             watchers: Vec::new(),
             sockets: Sockets::default(),
             last_words: Vec::new(),
+            leaving: None,
             finished: None,
         }
     }
@@ -136,6 +142,9 @@ impl Agent {
                 Some(_) => return End::Shutdown,
                 None => {}
             }
+            if self.is_leaving() {
+                return End::Replaced;
+            }
             if self.last_words.is_empty() {
                 self.keep();
             }
@@ -155,6 +164,7 @@ impl Agent {
                 () = until(deadline) => self.input(Input::Tick),
                 () = until(tick) => self.take(Step::PoolTick),
                 () = until(spoken) => {}
+                () = tokio::time::sleep(leaving::UNTIL_QUIET), if self.leaving.is_some() => {}
             }
         }
     }
@@ -247,6 +257,15 @@ impl Agent {
                 if let Some(written) = self.written(instance, channel, data) {
                     self.tell(Told::Communication(written));
                 }
+            }
+            Message::Offer { answer } => {
+                let _ = answer.send(self.offer());
+            }
+            Message::HandOver { program, upgrade, answer } => {
+                self.leaving = Some(Leaving::new(program, *upgrade, answer));
+            }
+            Message::LatestUpgrade { answer } => {
+                let _ = answer.send(self.legacy.upgrade.clone());
             }
             Message::Watch { changes } => self.watchers.push(changes),
         }

@@ -31,6 +31,7 @@ impl Settings {
             identifier: section.identifier.clone(),
             logfile: section.logfile.clone(),
             config_path: self.invocation.config_path.clone(),
+            executable: self.invocation.executable.clone(),
         }
     }
 

@@ -75,7 +75,8 @@ pub(crate) async fn greet(keeper: &mut KeeperLink) -> Result<Greeting, LinkError
     while coming != Some(0) {
         let (event, descriptors) = keeper.next().await?;
         match event {
-            Event::Hello { keeper_pid, ready, adopted, stashed, .. } => {
+            Event::Hello { version, keeper_pid, ready, adopted, stashed, .. } => {
+                keeper.version = version;
                 (greeting.keeper_pid, greeting.ready) = (keeper_pid, ready);
                 coming = Some(u64::from(adopted) + u64::from(stashed));
                 continue;

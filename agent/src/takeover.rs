@@ -18,12 +18,13 @@ use fleetvisor_model::state::DaemonState;
 use crate::children::{AdoptedChild, Stashed, stashed_for};
 use crate::groups::Groups;
 use crate::http::{Bound, Listening};
-use crate::journal::{self, Entry, Journal, JournalError, Snapshot};
+use crate::journal::{self, Entry, Journal, JournalError, Record, Snapshot};
 use crate::logs::LogStash;
 use crate::run::Agent;
 use crate::settings::Settings;
 use crate::startup::{Greeting, Program};
 use crate::stdin::Spool;
+use crate::upgrade::Upgrade;
 use crate::{clock, fcgi};
 
 /// The stash's key of the HTTP servers' sockets.
@@ -31,17 +32,51 @@ pub(crate) const SERVERS: &str = "http";
 /// Of the daemon's log: more than what can have been on its way there.
 const TAIL: u64 = 1 << 20;
 
-/// Everything that the agent before this one has left.
+/// What follows from a journal alone.
 #[derive(Debug)]
-pub(crate) struct Heritage {
+pub(crate) struct Left {
     pub(crate) settings: Settings,
     pub(crate) pidfile_written: bool,
     pub(crate) replay: Replay,
-    pub(crate) journal: Journal,
     pub(crate) groups: Groups,
     pub(crate) next_ticket: u64,
     /// Those of the core's lines that the daemon's log had for sure.
     pub(crate) lines: u64,
+    pub(crate) upgrade: Option<Upgrade>,
+}
+
+impl Left {
+    pub(crate) fn new(snapshot: Snapshot, records: Vec<Record<'_>>) -> Left {
+        let Snapshot { settings, pidfile_written, decisions, mut groups, mut next_ticket, upgrade, .. } =
+            snapshot;
+        let mut lines = decisions.lines();
+        let mut replay = Replay::new(decisions);
+        for record in records {
+            lines = lines.max(record.lines);
+            match record.entry {
+                Entry::Step(step) => {
+                    let step = step.into_owned();
+                    next_ticket = next_ticket.max(step.ticket().map_or(0, |ticket| ticket.0 + 1));
+                    replay.take(step, record.now);
+                }
+                Entry::Read(read) => drop(groups.reread(read.into_owned())),
+                Entry::Added(group) => groups.added(group.into_owned()),
+            }
+            for group in replay.groups_removed.drain(..) {
+                groups.removed(&group);
+            }
+        }
+        Left { settings, pidfile_written, replay, groups, next_ticket, lines, upgrade }
+    }
+}
+
+/// Everything that the agent before this one has left.
+#[derive(Debug)]
+pub(crate) struct Heritage {
+    pub(crate) left: Left,
+    /// To be gone on with. An agent that follows by an upgrade begins its own, so that the one before can be read by
+    /// the release before, should that have to come back.
+    pub(crate) journal: Option<Journal>,
     pub(crate) servers: Vec<Bound>,
     pub(crate) programs: BTreeMap<Instance, Program>,
     pub(crate) predecessor: Option<(i32, ExitStatus)>,
@@ -63,45 +98,19 @@ impl Heritage {
     pub(crate) fn of(mut greeting: Greeting) -> Result<Heritage, TakeoverError> {
         let (_, mut descriptors) = greeting.stash.remove(journal::KEY).ok_or(TakeoverError::NoJournal)?;
         let (snapshot, records, journal) = journal::read(descriptors.pop().ok_or(TakeoverError::NoJournal)?)?;
-        let Snapshot { settings, pidfile_written, decisions, mut groups, mut next_ticket } = snapshot;
-        let mut lines = decisions.lines();
-        let mut replay = Replay::new(decisions);
-        for record in records {
-            lines = lines.max(record.lines);
-            match record.entry {
-                Entry::Step(step) => {
-                    let step = step.into_owned();
-                    next_ticket = next_ticket.max(step.ticket().map_or(0, |ticket| ticket.0 + 1));
-                    replay.take(step, record.now);
-                }
-                Entry::Read(read) => drop(groups.reread(read.into_owned())),
-                Entry::Added(group) => groups.added(group.into_owned()),
-            }
-            for group in replay.groups_removed.drain(..) {
-                groups.removed(&group);
-            }
-        }
-        let servers = servers(&settings, greeting.stash.remove(SERVERS).unwrap_or_default())?;
+        let is_fresh = records.is_empty();
+        let left = Left::new(snapshot, records);
+        let is_upgrade = left.upgrade.as_ref().is_some_and(|upgrade| !upgrade.told);
+        let journal = (!(is_fresh && is_upgrade)).then_some(journal);
+        let servers = servers(&left.settings, greeting.stash.remove(SERVERS).unwrap_or_default())?;
         let Greeting { predecessor, programs, stash, .. } = greeting;
-        Ok(Heritage {
-            settings,
-            pidfile_written,
-            replay,
-            journal,
-            groups,
-            next_ticket,
-            lines,
-            servers,
-            programs,
-            predecessor,
-            stash,
-        })
+        Ok(Heritage { left, journal, servers, programs, predecessor, stash })
     }
 
     /// The core's lines that are not in the daemon's log yet.
     pub(crate) fn unwritten(&self) -> Vec<Line> {
-        let section = &self.settings.config.supervisord;
-        let doubtful = self.replay.lines.iter().filter(|line| line.number > self.lines);
+        let section = &self.left.settings.config.supervisord;
+        let doubtful = self.left.replay.lines.iter().filter(|line| line.number > self.left.lines);
         let doubtful = doubtful.filter(|line| line.level <= section.loglevel).cloned().collect();
         match &section.logfile {
             LogTarget::File(path) => not_in(doubtful, &tail(path).unwrap_or_default()),
@@ -238,12 +247,7 @@ impl Agent {
         }
         self.legacy.caught_up(&self.logs);
         let live = programs.values().filter(|program| program.exited.is_none()).count();
-        let how = match predecessor {
-            Some((pid, status)) => format!("the agent with pid {pid} has ended ({status})"),
-            None => "the agent before this one has ended".to_owned(),
-        };
-        let line = format!("{how}; its {live} programs go on under pid {}", std::process::id());
-        self.logs.line(LogLevel::Critical, line);
+        self.say_who_was_here(predecessor, live);
         let holders = self.core().processes().filter(|process| process.instance().is_some());
         let holders: Vec<ProcessName> = holders.map(|process| process.name().clone()).collect();
         for (group, socket) in sockets {
@@ -267,6 +271,35 @@ impl Agent {
         self.logs.resume();
         self.take_all();
         self.finished = self.finished.or(finished);
+    }
+
+    fn say_who_was_here(&mut self, predecessor: Option<(i32, ExitStatus)>, live: usize) {
+        let how = match predecessor {
+            Some((pid, status)) => format!("the agent with pid {pid} has ended ({status})"),
+            None => "the agent before this one has ended".to_owned(),
+        };
+        let pid = std::process::id();
+        let upgrade = self.legacy.upgrade.clone().filter(|upgrade| !upgrade.told);
+        let in_order = |upgrade: &Upgrade| predecessor.is_some_and(|(pid, _)| pid == upgrade.from_pid);
+        if !upgrade.as_ref().is_some_and(in_order) {
+            let line = format!("{how}; its {live} programs go on under pid {pid}");
+            self.logs.line(LogLevel::Critical, line);
+        }
+        let Some(mut upgrade) = upgrade else { return };
+        let Upgrade { from_pid, from_version, version, .. } = &upgrade;
+        if upgrade.has_come_true() {
+            let line = format!(
+                "upgraded from {from_version} (pid {from_pid}) to {version} (pid {pid}); {live} programs go on"
+            );
+            self.logs.line(LogLevel::Info, line);
+        } else {
+            let error = format!("{version} did not come up: {how}");
+            let line = format!("not upgraded, {from_version} goes on: {error}");
+            self.logs.line(LogLevel::Critical, line);
+            upgrade.error = Some(error);
+        }
+        upgrade.told = true;
+        self.legacy.note_upgrade(upgrade);
     }
 
     fn finish(

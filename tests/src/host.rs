@@ -42,6 +42,7 @@ pub struct HostConfig {
     inet: Option<u16>,
     auth: Option<(String, String)>,
     namespace: Option<String>,
+    installed: bool,
 }
 
 impl HostConfig {
@@ -55,6 +56,7 @@ impl HostConfig {
             inet: None,
             auth: None,
             namespace: None,
+            installed: false,
         }
     }
 
@@ -103,6 +105,19 @@ impl HostConfig {
     #[must_use]
     pub fn file(self, name: &str, content: &str) -> HostConfig {
         self.dir.write(name, content);
+        self
+    }
+
+    /// Its programs are its own, in `{dir}/bin`, and can be replaced by [`Host::install`]: `genuine` and `other` are two
+    /// builds of `supervisord`, the first of which is installed.
+    pub fn installed(mut self) -> HostConfig {
+        self.installed = true;
+        std::fs::create_dir_all(self.dir.path().join("bin")).expect("an own directory");
+        for name in ["genuine", "other"] {
+            let copied = std::fs::copy(binary("supervisord"), self.dir.path().join("bin").join(name));
+            copied.expect("room for a copy");
+        }
+        install(&self.dir, "genuine");
         self
     }
 
@@ -199,6 +214,7 @@ impl Host {
     /// `supervisord` with these arguments, its environment cut down to what tests rely on.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let program = match self.config.flavour {
+            Flavour::Ours if self.config.installed => self.path("bin/supervisord"),
             Flavour::Ours => binary("supervisord"),
             Flavour::Python => oracle::python_supervisord(),
         };
@@ -207,6 +223,11 @@ impl Host {
         clean(&mut command);
         command.env(marked::VARIABLE, self.dir().path());
         command
+    }
+
+    /// Puts a build of `{dir}/bin` in the place of the installed `supervisord`, as a package manager does.
+    pub fn install(&self, build: &str) {
+        install(self.dir(), build);
     }
 
     /// Starts the daemon without `-n`, so that it goes to the background.
@@ -378,6 +399,13 @@ impl Host {
         };
         Terminal::start(&self.control_command(&program, arguments))
     }
+}
+
+fn install(dir: &WorkDir, build: &str) {
+    let bin = dir.path().join("bin");
+    let _ = std::fs::remove_file(bin.join("new"));
+    std::fs::hard_link(bin.join(build), bin.join("new")).expect("the build is there");
+    std::fs::rename(bin.join("new"), bin.join("supervisord")).expect("in the same directory");
 }
 
 impl Drop for Host {

@@ -18,4 +18,4 @@ mod serve;
 mod site;
 
 pub(crate) use bind::{Bound, Listening, bind};
-pub(crate) use serve::serve;
+pub(crate) use serve::{Parting, serve};

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{bind, serve};
+use super::{Parting, bind, serve};
 use crate::rpc::testing;
 
 /// Far more than anything here takes, on a slow machine too.
@@ -186,7 +186,7 @@ fn any_sequence_of_requests_is_answered_and_ends() {
         prop_assert!(answer.starts_with(b"HTTP/1.0 200 OK\r\n"));
     });
     runtime.block_on(async {
-        stop.send(()).unwrap();
+        stop.send(Parting::Close).unwrap();
         timeout(PATIENCE, serving).await.unwrap().unwrap();
     });
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fleetvisor_model::config::LogLevel;
@@ -30,30 +31,46 @@ const MOST_CLIENTS: u64 = 1024;
 /// Before a full server, or one that cannot accept, tries again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What becomes of the sockets when serving ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    Close,
+    /// Another process has them too, and goes on: their names stay.
+    HandOver,
+}
+
 /// Answers clients of all servers until `stopping` is sent or dropped. Answers that are under way then are
-/// finished, as far as `grace` allows; the sockets' names are gone before that.
+/// finished, as far as `grace` allows; the sockets' names are gone before that, unless others go on.
 pub(crate) async fn serve(
     servers: Vec<Bound>,
     handle: Handle,
     logs: Logs,
-    stopping: oneshot::Receiver<()>,
+    stopping: oneshot::Receiver<Parting>,
     grace: Duration,
 ) {
     let (close, closing) = Closing::new();
     let most = most_clients();
     let followers = Arc::new(Followers::new(most, closing.clone()));
     let api = Api { handle, logs: logs.clone() };
+    let names_stay = Arc::new(AtomicBool::new(false));
     let mut running = JoinSet::new();
     for server in servers {
         match Acceptor::new(server.listener) {
             Ok(acceptor) => {
                 let site = Site::new(api.clone(), server.auth, server.names, Arc::clone(&followers));
-                running.spawn(accept(acceptor, Arc::new(site), most, closing.clone()));
+                running.spawn(accept(
+                    acceptor,
+                    Arc::new(site),
+                    most,
+                    closing.clone(),
+                    Arc::clone(&names_stay),
+                ));
             }
             Err(error) => logs.line(LogLevel::Critical, format!("cannot serve HTTP: {error}")),
         }
     }
-    let _ = stopping.await;
+    let parting = stopping.await.unwrap_or(Parting::Close);
+    names_stay.store(parting == Parting::HandOver, Ordering::Relaxed);
     close.send_replace(true);
     let finished = async { while running.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(grace, finished).await;
@@ -68,7 +85,7 @@ fn most_clients() -> usize {
 #[derive(Debug)]
 enum Acceptor {
     Inet(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, file: SocketFile },
 }
 
 impl Acceptor {
@@ -76,9 +93,16 @@ impl Acceptor {
         Ok(match listener {
             Listener::Inet(listener) => Acceptor::Inet(TcpListener::from_std(listener)?),
             Listener::Unix(listener, file) => {
-                Acceptor::Unix { listener: UnixListener::from_std(listener)?, _file: file }
+                Acceptor::Unix { listener: UnixListener::from_std(listener)?, file }
             }
         })
+    }
+
+    fn part(self, parting: Parting) {
+        match (self, parting) {
+            (Acceptor::Unix { file, .. }, Parting::HandOver) => file.keep(),
+            (Acceptor::Unix { .. } | Acceptor::Inet(_), _) => {}
+        }
     }
 
     /// The next client, as a future that answers it.
@@ -104,7 +128,13 @@ impl Acceptor {
     }
 }
 
-async fn accept(acceptor: Acceptor, site: Arc<Site>, most: usize, mut closing: Closing) {
+async fn accept(
+    acceptor: Acceptor,
+    site: Arc<Site>,
+    most: usize,
+    mut closing: Closing,
+    names_stay: Arc<AtomicBool>,
+) {
     let mut clients = JoinSet::new();
     let mut lines: HashMap<Id, Arc<Line>> = HashMap::new();
     let connections = closing.clone();
@@ -130,7 +160,8 @@ async fn accept(acceptor: Acceptor, site: Arc<Site>, most: usize, mut closing: C
             }
         }
     }
-    drop(acceptor);
+    let handed_over = names_stay.load(Ordering::Relaxed);
+    acceptor.part(if handed_over { Parting::HandOver } else { Parting::Close });
     while clients.join_next().await.is_some() {}
 }
 
@@ -161,7 +192,7 @@ mod tests {
 
     struct Server {
         folder: tempfile::TempDir,
-        stop: oneshot::Sender<()>,
+        stop: oneshot::Sender<Parting>,
         serving: JoinHandle<()>,
     }
 
@@ -197,7 +228,7 @@ mod tests {
         }
 
         async fn stop(self) {
-            self.stop.send(()).unwrap();
+            self.stop.send(Parting::Close).unwrap();
             timeout(GRACE, self.serving).await.unwrap().unwrap();
         }
     }
@@ -385,10 +416,11 @@ mod tests {
         client.write_all(head.as_bytes()).await.unwrap();
         // Both have been read when this, sent last, is answered.
         server.ask(&closing("GET /ok.html")).await;
-        server.stop.send(()).unwrap();
+        server.stop.send(Parting::HandOver).unwrap();
         assert_eq!(rest(&mut half).await, "");
         client.write_all(body.as_bytes()).await.unwrap();
         assert!(rest(&mut client).await.contains("<int>4711</int>"));
         timeout(GRACE, server.serving).await.unwrap().unwrap();
+        assert!(server.folder.path().join("s.sock").exists(), "it is another's now");
     }
 }

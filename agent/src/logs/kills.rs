@@ -72,8 +72,13 @@ fn in_a_process_of_its_own() {
         std::os::unix::fs::OpenOptionsExt::custom_flags(options, 0o4000).open(path).unwrap().into()
     };
     let (messages, mut inbox) = tokio::sync::mpsc::unbounded_channel();
-    let facts =
-        Facts { pid: 1, identifier: String::new(), logfile: LogTarget::None, config_path: PathBuf::new() };
+    let facts = Facts {
+        pid: 1,
+        identifier: String::new(),
+        logfile: LogTarget::None,
+        config_path: PathBuf::new(),
+        executable: PathBuf::new(),
+    };
     let logs = start(DaemonLog::nowhere(), role.kind.strips, Handle::new(messages, facts)).unwrap();
     let mut pipes = role.pipes.iter().map(|pipe| open(*pipe, false));
     let mut stash = LogStash::default();

@@ -421,6 +421,7 @@ mod tests {
             identifier: String::new(),
             logfile: fleetvisor_model::config::LogTarget::None,
             config_path: std::path::PathBuf::new(),
+            executable: std::path::PathBuf::new(),
         };
         let handle = Handle::new(tokio::sync::mpsc::unbounded_channel().0, facts);
         Common { daemon: DaemonLog::nowhere(), tools: Tools::new().unwrap(), handle }

@@ -282,6 +282,7 @@ mod tests {
                 identifier: String::new(),
                 logfile: LogTarget::None,
                 config_path: folder.path().join("supervisord.conf"),
+                executable: std::path::PathBuf::new(),
             };
             let handle = Handle::new(tokio::sync::mpsc::unbounded_channel().0, facts);
             let common = Common { daemon: DaemonLog::nowhere(), tools: Tools::new().unwrap(), handle };

@@ -19,6 +19,9 @@ const LIMITS: Limits = Limits { bytes: 16 << 20, ..Limits::REQUEST };
 /// As much of a bad document as the log repeats, in characters.
 const SHOWN: usize = 1000;
 
+/// What whoever has waited is told when another agent takes over.
+const LEAVING: &str = "the daemon is being upgraded, and what was asked for may have been done: ask again";
+
 /// Why a method has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -90,6 +93,9 @@ impl Api {
 
     /// What a caller hears when the loop has not answered.
     pub(super) fn gone(&self, _: Gone) -> Failure {
+        if self.handle.is_leaving() {
+            return Fault::with(FaultCode::Failed, LEAVING).into();
+        }
         if self.is_ending() { FaultCode::ShutdownState.into() } else { FaultCode::Failed.into() }
     }
 }

@@ -1,6 +1,7 @@
 //! The XML-RPC interface: Supervisor's methods on top of the loop's [`Handle`]. [`table`] lists every method;
 //! [`call`] takes a document to the method it names and its result back to a document; the methods themselves
-//! stand in [`daemon`], [`groups`], [`processes`], [`info`], [`logs`] and [`system`]. HTTP is not known here.
+//! stand in [`daemon`], [`groups`], [`processes`], [`info`], [`logs`], [`system`] and [`upgrade`]. HTTP is not known
+//! here.
 
 mod args;
 mod call;
@@ -14,6 +15,7 @@ mod system;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upgrade;
 
 use crate::inbox::Handle;
 use crate::logs::Logs;

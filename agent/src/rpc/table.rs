@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::args::Args;
 use super::call::Pending;
-use super::{Api, daemon, groups, info, logs, processes, system};
+use super::{Api, daemon, groups, info, logs, processes, system, upgrade};
 
 pub(super) struct Method {
     /// The first is the current one, the others are kept for older clients.
@@ -178,8 +178,24 @@ pub(super) static METHODS: &[Method] = &[
         when: When::Always, call: |api, args| Box::pin(system::multicall(api, args)) },
 ];
 
+/// Methods that Supervisor does not have. `system.listMethods` leaves them out: its answer is Supervisor's.
+#[rustfmt::skip]
+static OWN: &[Method] = &[
+    Method { names: &["fleetvisor.getAgentInfo"], params: &[], result: "struct",
+        about: "Which agent this is: version, pid, keeper_pid (the daemon's pid), executable (where an upgrade looks), \
+                and upgrades: the latest one, if there was one, with from_pid, from_version, version and error, which \
+                is empty where it has succeeded.",
+        when: When::Always, call: |api, _| Box::pin(upgrade::agent_info(api)) },
+    Method { names: &["fleetvisor.upgrade"], params: &[], result: "struct",
+        about: "Has the agent replaced in place by the program that is at its path now. Answers pid and from_version of \
+                the agent that leaves, executable and version of the program that follows; no version where that is \
+                the one that runs already. A fault says why this agent goes on instead. How it came out is in \
+                getAgentInfo once another pid answers.",
+        when: When::Running, call: |api, _| Box::pin(upgrade::upgrade(api)) },
+];
+
 pub(super) fn find(name: &str) -> Option<&'static Method> {
-    METHODS.iter().find(|method| method.names.contains(&name))
+    METHODS.iter().chain(OWN).find(|method| method.names.contains(&name))
 }
 
 impl Method {

@@ -32,6 +32,7 @@ pub(crate) fn api(folder: &Path) -> Api {
         identifier: section.identifier.clone(),
         logfile: section.logfile.clone(),
         config_path: path,
+        executable: PathBuf::new(),
     };
     let handle = Handle::new(messages, facts);
     let logs = logs::start(DaemonLog::open(section).unwrap(), false, handle.clone()).unwrap();

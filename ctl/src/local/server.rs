@@ -64,6 +64,26 @@ impl Server {
         })
     }
 
+    /// As [`call`](Self::call); `None` where the answer takes longer.
+    pub(super) fn call_within(
+        &mut self,
+        method: &str,
+        params: &[Value],
+        limit: Duration,
+    ) -> Option<Result<Value, Failure>> {
+        let Server { address, runtime, kept, interruptible } = self;
+        let answered = runtime.block_on(async {
+            tokio::select! {
+                answer = tokio::time::timeout(limit, call(address, kept, method, params)) => answer.ok(),
+                _ = tokio::signal::ctrl_c(), if *interruptible => Some(Err(Failure::Interrupted)),
+            }
+        });
+        if !matches!(answered, Some(Ok(_))) {
+            *kept = None;
+        }
+        answered
+    }
+
     /// Forgets the kept connection, so that the next call makes a new one.
     pub(super) fn disconnect(&mut self) {
         self.kept = None;

@@ -116,6 +116,7 @@ impl Session {
             Verb::Stop => commands::run::stop(self, arg)?,
             Verb::Tail => commands::logs::tail(self, arg)?,
             Verb::Update => commands::config::update(self, arg)?,
+            Verb::Upgrade => commands::upgrade::upgrade(self, arg)?,
             Verb::Version => commands::daemon::version(self, arg)?,
             Verb::EndOfFile | Verb::Exit | Verb::Quit => {
                 self.out.line("");

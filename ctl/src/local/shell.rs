@@ -209,7 +209,7 @@ fn candidates(typed: &str, known: impl Fn() -> Vec<(String, String)>) -> Vec<Str
     let verbs = || {
         Verb::ALL
             .into_iter()
-            .filter(|verb| *verb != Verb::EndOfFile)
+            .filter(|verb| *verb != Verb::EndOfFile && !verb.is_own())
             .map(|verb| verb.name().to_owned())
             .collect()
     };

@@ -26,6 +26,7 @@ pub(super) enum Verb {
     Stop,
     Tail,
     Update,
+    Upgrade,
     Version,
 }
 
@@ -39,7 +40,7 @@ pub(super) enum Argument {
 }
 
 impl Verb {
-    pub(super) const ALL: [Verb; 23] = [
+    pub(super) const ALL: [Verb; 24] = [
         Verb::Add,
         Verb::Avail,
         Verb::Clear,
@@ -62,6 +63,7 @@ impl Verb {
         Verb::Stop,
         Verb::Tail,
         Verb::Update,
+        Verb::Upgrade,
         Verb::Version,
     ];
 
@@ -89,6 +91,7 @@ impl Verb {
             Verb::Stop => "stop",
             Verb::Tail => "tail",
             Verb::Update => "update",
+            Verb::Upgrade => "upgrade",
             Verb::Version => "version",
         }
     }
@@ -119,6 +122,7 @@ impl Verb {
             | Verb::Reload
             | Verb::Reread
             | Verb::Shutdown
+            | Verb::Upgrade
             | Verb::Version => Argument::None,
         }
     }
@@ -200,8 +204,17 @@ impl Verb {
                  update all\t\tReload config and add/remove as necessary, and will restart affected programs\n\
                  update <gname> [...]\tUpdate specific groups"
             }
+            Verb::Upgrade => {
+                "upgrade\t\t\tReplace the running supervisord by the release that is installed now.\n\
+                 \t\t\tPrograms go on; if the new one fails to prove itself, so does the old one."
+            }
             Verb::Version => "version\t\t\tShow the version of the remote supervisord process",
         })
+    }
+
+    /// Supervisor does not have it: neither its list of commands nor its completion shows it.
+    pub(super) const fn is_own(self) -> bool {
+        matches!(self, Verb::Upgrade)
     }
 }
 
@@ -224,7 +237,7 @@ mod tests {
         topics.sort_unstable();
         let mut expected: Vec<&str> = Verb::ALL
             .into_iter()
-            .filter(|verb| !matches!(verb, Verb::Help | Verb::EndOfFile))
+            .filter(|verb| !matches!(verb, Verb::Help | Verb::EndOfFile) && !verb.is_own())
             .map(Verb::name)
             .collect();
         expected.sort_unstable();

@@ -15,7 +15,7 @@ fn nothing_is_lost_or_done_twice_when_the_agent_is_killed_again_and_again() {
         println!("Supervisor has no agent to kill: not looked at");
         return;
     }
-    let mut host = host();
+    let mut host = host().start();
     let keeper = host.daemon().pid();
     let clients = Clients::come(&host.rpc);
     let (mut dice, rounds) = (Dice::new(), rounds(12));

@@ -3,6 +3,7 @@
 //! fleetvisor-tests --test e2e succession`).
 
 mod killed;
+mod upgraded;
 mod workers;
 
 /// Rounds of a suite.

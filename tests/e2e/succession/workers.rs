@@ -50,7 +50,7 @@ const KINDS: [(&str, usize, &str); 5] = [
     ("toggled", 5, "startsecs=1\nautostart=false\n"),
 ];
 
-pub(super) fn host() -> Host {
+pub(super) fn host() -> HostConfig {
     let mut programs = String::new();
     for (kind, count, more) in KINDS {
         for number in 0..count {
@@ -61,7 +61,7 @@ pub(super) fn host() -> Host {
             ));
         }
     }
-    HostConfig::new(&programs).script("worker", WORKER).start()
+    HostConfig::new(&programs).script("worker", WORKER)
 }
 
 /// Names of all programs.

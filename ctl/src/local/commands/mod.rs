@@ -8,3 +8,4 @@ pub(super) mod logs;
 pub(super) mod name;
 pub(super) mod run;
 pub(super) mod status;
+pub(super) mod upgrade;

@@ -188,6 +188,8 @@ impl Action<'_> {
             (Action::Stop | Action::Signal(_), Some(FaultCode::BadSignal)) => "bad signal name",
             (Action::Stop | Action::Signal(_), Some(FaultCode::NotRunning)) => "not running",
             (Action::Stop | Action::Signal(_), Some(FaultCode::Failed)) => return Ok(outcome.text.clone()),
+            // Supervisor has no words for this one, as its daemon never answers it here.
+            (Action::Start, Some(FaultCode::Failed)) => outcome.text.trim_start_matches("FAILED: "),
             (Action::Start | Action::Stop | Action::Signal(_), _) => {
                 return Err(Failure::Unusable(format!("Unknown result code {} for {name}", outcome.code)));
             }
@@ -217,7 +219,7 @@ mod tests {
             (FaultCode::AlreadyStarted, "web:web_00: ERROR (already started)"),
             (FaultCode::SpawnError, "web:web_00: ERROR (spawn error)"),
             (FaultCode::AbnormalTermination, "web:web_00: ERROR (abnormal termination)"),
-            (FaultCode::Failed, "Unknown result code 30 for web:web_00"),
+            (FaultCode::Failed, "web:web_00: ERROR (why)"),
             (FaultCode::ShutdownState, "Unknown result code 6 for web:web_00"),
         ] {
             assert_eq!(line(Action::Start, code), text);
