@@ -1,6 +1,9 @@
 //! The daemon as the fleet's link sees it: questions and requests go through the inbox, lines to the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use fleetvisor_core::request::{Outcome, Processes, Verb};
 use fleetvisor_link::{Daemon, Gone, Own, Tried, Updated, Watched};
@@ -13,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::bundles;
 use crate::clock;
 use crate::inbox::{Handle, Message};
-use crate::logs::Logs;
+use crate::logs::{self, Logs};
 use crate::update;
 
 #[derive(Clone, Debug)]
@@ -71,6 +74,14 @@ impl Daemon for Member {
         told: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
     ) -> Result<Result<(), String>, Gone> {
         update::update(&self.handle, &groups, &told).await
+    }
+
+    fn own_log(&self) -> Option<PathBuf> {
+        self.handle.facts().own_log()
+    }
+
+    fn open_log(path: &Path) -> io::Result<File> {
+        logs::open_for_reading(path)
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {

@@ -163,6 +163,16 @@ pub(crate) struct Facts {
     pub(crate) executable: PathBuf,
 }
 
+impl Facts {
+    /// The daemon's own log, if it is a file.
+    pub(crate) fn own_log(&self) -> Option<PathBuf> {
+        match &self.logfile {
+            LogTarget::File(path) => Some(path.clone()),
+            LogTarget::None | LogTarget::Auto | LogTarget::Syslog => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     messages: mpsc::UnboundedSender<Message>,

@@ -16,6 +16,7 @@ use crate::refusals::Refusals;
 use crate::registry::Registry;
 use crate::sessions::Sessions;
 use crate::store::Store;
+use crate::tail::Tails;
 
 pub(crate) struct Controller {
     pub(crate) store: Arc<dyn Store>,
@@ -31,6 +32,8 @@ pub(crate) struct Controller {
     /// Failed attempts to enrol.
     pub(crate) attempts: Attempts,
     pub(crate) operations: Operations,
+    /// Who reads logs.
+    pub(crate) tails: Tails,
     /// Once the controller stops: over how many seconds hosts may spread their return.
     pub(crate) stopping: watch::Receiver<Option<u32>>,
 }
@@ -58,6 +61,7 @@ impl Controller {
             refusals: Refusals::default(),
             attempts: Attempts::default(),
             operations,
+            tails: Tails::default(),
             stopping,
         }
     }

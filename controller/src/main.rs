@@ -44,6 +44,7 @@ mod sessions;
 mod shares;
 mod status;
 mod store;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -8,6 +8,7 @@ use fleetvisor_proto::fleet::bundles_server::BundlesServer;
 use fleetvisor_proto::fleet::enrolment_server::EnrolmentServer;
 use fleetvisor_proto::fleet::fleet_server::FleetServer;
 use fleetvisor_proto::fleet::host_bundles_server::HostBundlesServer;
+use fleetvisor_proto::fleet::host_logs_server::HostLogsServer;
 use fleetvisor_proto::fleet::hosts_server::HostsServer;
 use fleetvisor_proto::tls::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use rustls::ServerConfig;
@@ -21,11 +22,13 @@ use crate::bundles::service::{BundlesService, HostBundlesService, PUSH_BYTES};
 use crate::connection;
 use crate::controller::Controller;
 use crate::enrolment::EnrolmentService;
-use crate::services::{FleetService, HostsService};
+use crate::services::{FleetService, HostLogsService, HostsService};
 
 /// Largest message that is taken from each kind of caller, in bytes.
 const ENROL_BYTES: usize = 64 << 10;
 const HOST_BYTES: usize = 8 << 20;
+/// An agent sends parts of 32 KiB.
+const LOGS_BYTES: usize = 128 << 10;
 const OPERATOR_BYTES: usize = 1 << 20;
 const STREAMS_MAX: u32 = 64;
 const HEADERS_BYTES: u32 = 16 << 10;
@@ -57,6 +60,9 @@ pub(crate) async fn serve(
         .add_service(
             HostBundlesServer::new(HostBundlesService(controller.clone()))
                 .max_decoding_message_size(ENROL_BYTES),
+        )
+        .add_service(
+            HostLogsServer::new(HostLogsService(controller.clone())).max_decoding_message_size(LOGS_BYTES),
         )
         .add_service(FleetServer::new(FleetService(controller)).max_decoding_message_size(OPERATOR_BYTES))
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop)

@@ -8,14 +8,15 @@ use std::time::Duration;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_proto::convert;
 use fleetvisor_proto::fleet::fleet_server::Fleet;
+use fleetvisor_proto::fleet::host_logs_server::HostLogs;
 use fleetvisor_proto::fleet::hosts_server::Hosts;
 use fleetvisor_proto::fleet::{
     self, AddOperatorRequest, AuditRecord, AuditRequest, BackupChunk, BackupRequest, Certificate,
     CreateTokenRequest, CreateTokenResponse, Event, EventsRequest, ForgetHostRequest, ForgetHostResponse,
     FromHost, HostRequest, HostStatus, LabelHostRequest, ListHostsRequest, ListHostsResponse,
-    ListOperationsRequest, ListOperationsResponse, ListOperatorsRequest, ListOperatorsResponse,
-    OperationPart, OperationRequest, RenewOperatorRequest, RenewRequest, RevokeOperatorRequest,
-    RevokeOperatorResponse, RunEvent, RunPlan, RunRequest, StatusRequest, ToHost,
+    ListOperationsRequest, ListOperationsResponse, ListOperatorsRequest, ListOperatorsResponse, LogChunk,
+    LogCredit, OperationPart, OperationRequest, RenewOperatorRequest, RenewRequest, RevokeOperatorRequest,
+    RevokeOperatorResponse, RunEvent, RunPlan, RunRequest, StatusRequest, TailPart, TailRequest, ToHost,
 };
 use fleetvisor_proto::principal::check_host_name;
 use futures_util::{Stream, StreamExt};
@@ -37,10 +38,12 @@ use crate::registry::Host;
 use crate::select::Selection;
 use crate::status::Failure;
 use crate::store::backup;
+use crate::tail;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub(crate) struct HostsService(pub(crate) Arc<Controller>);
+pub(crate) struct HostLogsService(pub(crate) Arc<Controller>);
 pub(crate) struct FleetService(pub(crate) Arc<Controller>);
 
 #[tonic::async_trait]
@@ -64,6 +67,20 @@ impl Hosts for HostsService {
         let (outgoing, messages) = mpsc::channel(link::OUTGOING_MAX);
         tokio::spawn(link::run(self.0.clone(), host, peer, call.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(messages).map(Ok).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl HostLogs for HostLogsService {
+    type SendStream = Messages<LogCredit>;
+
+    async fn send(
+        &self,
+        call: Request<Streaming<LogChunk>>,
+    ) -> Result<Response<Messages<LogCredit>>, Status> {
+        let host = access::calling_host(&call)?;
+        let credit = tail::answer(&self.0.tails.calls, host, call.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(credit).map(Ok).boxed()))
     }
 }
 
@@ -129,6 +146,14 @@ impl Fleet for FleetService {
     async fn events(&self, call: Request<EventsRequest>) -> Result<Response<Messages<Event>>, Status> {
         let events = events::read(&self.0.events, &self.0.registry, call.into_inner())?;
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+
+    type TailStream = Messages<TailPart>;
+
+    async fn tail(&self, call: Request<TailRequest>) -> Result<Response<Messages<TailPart>>, Status> {
+        let by = access::calling_operator(&call)?;
+        let parts = tail::read(&self.0, &by, call.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(parts).map(Ok).boxed()))
     }
 
     type RunStream = Messages<RunEvent>;

@@ -9,6 +9,7 @@ use crate::pki::PkiError;
 use crate::records::RecordError;
 use crate::select::SelectionError;
 use crate::store::StoreError;
+use crate::tail::TailError;
 
 /// Something that is not the caller's fault.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,17 @@ impl From<RunError> for Status {
 impl From<EventsError> for Status {
     fn from(error: EventsError) -> Status {
         Status::invalid_argument(error.to_string())
+    }
+}
+
+impl From<TailError> for Status {
+    fn from(error: TailError) -> Status {
+        match error {
+            TailError::Selection(_) | TailError::Grep(_) => Status::invalid_argument(error.to_string()),
+            TailError::TooManyReaders { .. } | TailError::TooMuch { .. } => {
+                Status::resource_exhausted(error.to_string())
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub use net::Network;
 pub use normal::normalise;
 pub use oracle::{python_program, python_supervisorctl, python_supervisord};
 pub use port::free_port;
-pub use process::{ProcessStat, children_of, descriptors_of, is_alive};
+pub use process::{ProcessStat, agent_of, children_of, descriptors_of, is_alive, peak_memory_of};
 pub use proxy::Proxy;
 pub use rpc::Rpc;
 pub use smtp::MailServer;

@@ -47,3 +47,18 @@ pub fn children_of(pid: i32) -> Vec<i32> {
         .filter(|child| ProcessStat::of(*child).is_some_and(|stat| stat.parent == pid && stat.state != 'Z'))
         .collect()
 }
+
+/// The agent's pid; it is the child of the keeper that was told of its descriptor.
+pub fn agent_of(keeper: i32) -> Option<i32> {
+    children_of(keeper).into_iter().find(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains("--attached-to-keeper=")
+    })
+}
+
+/// The most memory that it has had so far, in KiB.
+pub fn peak_memory_of(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}

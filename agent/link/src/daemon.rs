@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::fs::File;
 use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fleetvisor_core::effect::Change;
@@ -94,6 +97,15 @@ pub trait Daemon: Clone + Debug + Send + Sync + 'static {
         groups: Vec<String>,
         told: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
     ) -> impl Future<Output = Result<Result<(), String>, Gone>> + Send;
+
+    /// The file that [`Daemon::log`] goes to, if it is one.
+    fn own_log(&self) -> Option<PathBuf>;
+
+    /// Opens a log, or one that was rotated, for reading. May take its time.
+    ///
+    /// # Errors
+    /// Also where it is no regular file, or may not be read for somebody else.
+    fn open_log(path: &Path) -> io::Result<File>;
 
     /// Whether these processes are started when their groups come to life.
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone>;

@@ -7,6 +7,7 @@
 //!   `enforce`: and made so again.
 //! - `bundles`: the configuration that the fleet gives this host, on its disk. `config`: comes to have it.
 //! - `events`: what has happened, so that nothing is missed between two links.
+//! - `logs`: logs for readers far away.
 //! - `enrol`, `renew`: the host's certificate.
 
 mod backoff;
@@ -19,6 +20,7 @@ mod enrol;
 mod events;
 mod journal;
 mod link;
+mod logs;
 mod membership;
 mod renew;
 mod wishes;

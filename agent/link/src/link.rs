@@ -16,6 +16,7 @@ use fleetvisor_proto::fleet::{
     Delta, DesiredState, FromHost, Heartbeat, Hello, Observed, Report, ToHost, from_host, to_host,
 };
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -23,6 +24,7 @@ use tonic::transport::Channel;
 use crate::command::{carry_out, say};
 use crate::config;
 use crate::daemon::{Daemon, Gone, Watched};
+use crate::logs::Logs;
 use crate::membership::{LinkError, Membership};
 
 /// How long the controller may take to answer a Hello.
@@ -72,6 +74,7 @@ pub(crate) async fn serve<D: Daemon>(
     let mut pending = Pending::new();
     // The last event that was said on this link, once the controller has told what it has.
     let (mut unsaid, mut events_due): (Option<u64>, bool) = (None, false);
+    let (logs, mut readers) = (Arc::new(Logs::new(address)), JoinSet::new());
     let mut gathered = Instant::now();
     let mut every = WELCOME;
     let mut said = Instant::now();
@@ -125,6 +128,10 @@ pub(crate) async fn serve<D: Daemon>(
                         let (membership, up) = (Arc::clone(membership), up.clone());
                         tokio::spawn(async move { config::tell_own(&membership, request.id, &up).await });
                     }
+                    Some(to_host::Message::OpenLogs(open)) => {
+                        let (membership, logs) = (Arc::clone(membership), Arc::clone(&logs));
+                        readers.spawn(async move { logs.send(&membership, open).await });
+                    }
                     Some(to_host::Message::ReportRequest(_)) => {
                         seq += 1;
                         let report = membership.report(seq).await?;
@@ -135,6 +142,7 @@ pub(crate) async fn serve<D: Daemon>(
                     None => {}
                 }
             }
+            Some(_) = readers.join_next() => {}
             error = failure.recv() => {
                 if let Some(error) = error {
                     return Err(error);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use fleetvisor_model::config::{Credentials, LogTarget};
+use fleetvisor_model::config::Credentials;
 use fleetvisor_model::name::ProcessName;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -162,9 +162,9 @@ impl Site {
         if method != Method::GET {
             return Err(StatusCode::BAD_REQUEST);
         }
-        match &self.api.handle.facts().logfile {
-            LogTarget::File(path) => self.follow(path.clone()).await,
-            LogTarget::None | LogTarget::Auto | LogTarget::Syslog => Err(StatusCode::NOT_FOUND),
+        match self.api.handle.facts().own_log() {
+            Some(path) => self.follow(path).await,
+            None => Err(StatusCode::NOT_FOUND),
         }
     }
 

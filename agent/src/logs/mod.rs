@@ -40,6 +40,7 @@ use fleetvisor_model::name::ProcessName;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use daemon::DaemonLog;
+pub(crate) use open::open_for_reading;
 pub(crate) use trouble::Failure;
 
 /// What a program's two streams are written to. `stderr` is `None` where it is redirected to stdout.

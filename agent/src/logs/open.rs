@@ -24,8 +24,19 @@ pub(super) struct Opened {
 
 /// For writing; made if it is not there. Never waits, whatever it is.
 pub(super) fn open(path: &Path) -> io::Result<Opened> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true);
+    open_with(path, OpenOptions::new().write(true).create(true))
+}
+
+/// A log, or one that was rotated, for reading. What is no regular file is refused.
+pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
+    let Opened { file, .. } = open_with(path, OpenOptions::new().read(true))?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
+}
+
+fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<Opened> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
         if path.starts_with("/proc") {
@@ -67,6 +78,16 @@ mod tests {
         assert!(folder.path().join("file").exists());
         symlink("/dev/stderr", folder.path().join("stderr")).unwrap();
         assert!(open(&folder.path().join("stderr")).map_or(true, |opened| opened.is_inherited));
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(open_for_reading(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let missing = open_for_reading(&folder.path().join("no")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

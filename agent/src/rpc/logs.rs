@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use fleetvisor_model::config::LogTarget;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::status::ProcessStatus;
 use fleetvisor_proto::fault::{Fault, FaultCode};
@@ -26,12 +25,12 @@ enum Channel {
 }
 
 pub(super) async fn read_main(api: &Api, args: Args) -> Answer {
-    let path = main_log(api);
+    let path = api.handle.facts().own_log();
     read(path.as_deref(), &args, 0).await
 }
 
 pub(super) async fn clear_main(api: &Api) -> Answer {
-    match main_log(api) {
+    match api.handle.facts().own_log() {
         Some(path) if exists(&path).await => {}
         Some(_) | None => return Err(FaultCode::NoFile.into()),
     }
@@ -100,13 +99,6 @@ async fn log_of(api: &Api, args: &Args, channel: Channel) -> Result<Option<PathB
 fn files(status: &ProcessStatus) -> Vec<PathBuf> {
     let both = [&status.stdout_logfile, &status.stderr_logfile];
     both.into_iter().filter(|path| !path.is_empty()).map(PathBuf::from).collect()
-}
-
-fn main_log(api: &Api) -> Option<PathBuf> {
-    match &api.handle.facts().logfile {
-        LogTarget::File(path) => Some(path.clone()),
-        LogTarget::None | LogTarget::Auto | LogTarget::Syslog => None,
-    }
 }
 
 /// `first` is where offset and length stand among the parameters.

@@ -41,7 +41,7 @@ pub(crate) struct Host {
     pub(crate) told: Told,
     arrivals: Mutex<Pace>,
     known: Mutex<Known>,
-    /// Told whenever it comes or goes, is revoked or let in again.
+    /// Told whenever it comes or goes, is revoked or let in again, has other processes or, from operators, other labels.
     presence: broadcast::Sender<String>,
 }
 
@@ -265,7 +265,11 @@ impl Host {
 
     /// Replaces all processes.
     pub(crate) fn report(&self, processes: Vec<(ProcessName, fleet::ProcessStatus)>) {
-        self.known().processes = seen(processes, Instant::now());
+        let mut known = self.known();
+        let before = std::mem::replace(&mut known.processes, seen(processes, Instant::now()));
+        if !before.keys().eq(known.processes.keys()) {
+            let _ = self.presence.send(self.name.clone());
+        }
     }
 
     /// Adds, changes and removes processes.
@@ -281,6 +285,9 @@ impl Host {
         }
         for name in removed {
             names |= known.processes.remove(name).is_some();
+        }
+        if names {
+            let _ = self.presence.send(self.name.clone());
         }
         Changed { names, total: known.processes.len() }
     }
@@ -415,6 +422,7 @@ impl Host {
             // Which bundles it should have, and what they say there, may be others now.
             self.told.touch();
             self.news.notify_one();
+            let _ = self.presence.send(self.name.clone());
         }
     }
 

@@ -48,7 +48,7 @@ impl Registry {
         Registry { hosts: RwLock::default(), links: AtomicU64::new(0), started, presence }
     }
 
-    /// Names of hosts that come or go, from now on.
+    /// Names of hosts that come or go, or have other processes or labels, from now on.
     pub(crate) fn presence(&self) -> broadcast::Receiver<String> {
         self.presence.subscribe()
     }

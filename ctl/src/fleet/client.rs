@@ -91,6 +91,22 @@ impl FleetError {
     }
 }
 
+impl FleetError {
+    /// Whether the controller may be there again after a while.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            FleetError::Dial(error) => {
+                matches!(error, DialError::Unreachable { .. } | DialError::Handshake { .. })
+            }
+            FleetError::Status(status) => matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
+            ),
+            _ => false,
+        }
+    }
+}
+
 fn worded(status: &Status) -> String {
     let text = match status.message() {
         "" => status.code().description(),

@@ -1,6 +1,6 @@
 //! The fleet, through its controller: where it is and who asks ([`settings`]), the call ([`client`]), what a
 //! command means ([`scope`]), and how answers become lines and an exit status ([`progress`], [`plan`],
-//! [`operations`], [`statuses`], [`drift`], [`hosts`]), pure and without a network.
+//! [`operations`], [`statuses`], [`drift`], [`hosts`], [`tail`]), pure and without a network.
 
 pub(crate) mod client;
 pub(crate) mod drift;
@@ -13,4 +13,5 @@ pub(crate) mod progress;
 pub(crate) mod scope;
 pub(crate) mod settings;
 pub(crate) mod statuses;
+pub(crate) mod tail;
 pub(crate) mod when;

@@ -3,6 +3,10 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use fleetvisor_model::state::ProcessState;
+use tokio::sync::{mpsc, oneshot};
+
+/// Texts that may wait to be written.
+const WAITING: usize = 16;
 
 use super::progress::Line;
 
@@ -81,6 +85,55 @@ impl Screen {
         if std::mem::take(&mut self.shows_status) {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+/// Stdout with a thread of its own: whoever reads it slowly holds up the writing, and not the connection, which has to
+/// answer the controller's pings.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    texts: mpsc::Sender<Vec<u8>>,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Writer {
+    pub(crate) fn start() -> Writer {
+        let (texts, mut to_write) = mpsc::channel::<Vec<u8>>(WAITING);
+        let (end, ended) = oneshot::channel();
+        // Not a task of the runtime: that would wait for it at its end, and nobody may ever read.
+        std::thread::spawn(move || {
+            let mut write = || {
+                let mut stdout = io::stdout().lock();
+                while let Some(text) = to_write.blocking_recv() {
+                    stdout.write_all(&text)?;
+                    if to_write.is_empty() {
+                        stdout.flush()?;
+                    }
+                }
+                stdout.flush()
+            };
+            let _ = end.send(write());
+        });
+        Writer { texts, ended }
+    }
+
+    /// Waits while too much waits to be written; an error means that nobody reads any more.
+    pub(crate) async fn write(&mut self, text: Vec<u8>) -> io::Result<()> {
+        if !text.is_empty() && self.texts.send(text).await.is_err() {
+            return self.end().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is written.
+    pub(crate) async fn finish(mut self) -> io::Result<()> {
+        let (closed, _) = mpsc::channel(1);
+        self.texts = closed;
+        self.end().await
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        (&mut self.ended).await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
     }
 }
 

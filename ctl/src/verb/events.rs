@@ -9,9 +9,8 @@ use fleetvisor_model::signal::Signal;
 use fleetvisor_model::state::ProcessState;
 use fleetvisor_proto::convert::process_name;
 use fleetvisor_proto::fleet::{Event, EventsRequest, ProcessEvent};
-use fleetvisor_proto::tls::DialError;
 use serde::Serialize;
-use tonic::{Code, Request};
+use tonic::Request;
 
 use super::in_fleet;
 use crate::cli::{Cli, Form};
@@ -78,7 +77,7 @@ impl Events {
                 Ok(()) if !self.follow => return Ok(Exit::Done),
                 Ok(()) => "the controller has ended the stream".to_owned(),
                 // Only with a place to go on from is it the same stream.
-                Err(error) if self.follow && !after.is_empty() && may_pass(&error) => error.to_string(),
+                Err(error) if self.follow && !after.is_empty() && error.may_pass() => error.to_string(),
                 Err(error) => return Err(error),
             };
             eprintln!("ctl: {broken}; trying to go on");
@@ -110,20 +109,6 @@ impl Events {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether the controller may be there again after a while.
-fn may_pass(error: &FleetError) -> bool {
-    match error {
-        FleetError::Dial(error) => {
-            matches!(error, DialError::Unreachable { .. } | DialError::Handshake { .. })
-        }
-        FleetError::Status(status) => matches!(
-            status.code(),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
-        ),
-        _ => false,
     }
 }
 

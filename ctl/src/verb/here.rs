@@ -10,12 +10,6 @@ use crate::local::{self, Options};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Here {
-    /// Shows the end of a process's log, or follows it
-    #[command(after_help = "Examples:\n  ctl tail web\n  ctl tail -f web stderr\n  ctl tail -100 web")]
-    Tail(Tail),
-    /// Shows the end of supervisord's own log, or follows it
-    #[command(after_help = "Example: ctl maintail -f")]
-    Maintail(Tail),
     /// Prints the process id of supervisord or of processes
     ///
     /// With -o json one document: {"supervisord": pid}, or {"processes": [{"name", "pid"}]} where names are given; the
@@ -57,16 +51,6 @@ pub(crate) struct Names {
     names: Vec<String>,
 }
 
-#[derive(Args, Debug)]
-pub(crate) struct Tail {
-    /// Go on until Ctrl-C
-    #[arg(short, long)]
-    follow: bool,
-    /// -BYTES, the process, and stdout or stderr
-    #[arg(allow_negative_numbers = true)]
-    words: Vec<String>,
-}
-
 impl Here {
     pub(crate) fn run(&self, cli: &Cli) -> ExitCode {
         let words = self.words();
@@ -79,13 +63,7 @@ impl Here {
     /// The command as supervisorctl takes it.
     fn words(&self) -> Vec<String> {
         let with = |verb: &str, names: &[String]| [&[verb.to_owned()], names].concat();
-        let tail = |verb: &str, Tail { follow, words }: &Tail| {
-            let follow = follow.then(|| "-f".to_owned());
-            std::iter::once(verb.to_owned()).chain(follow).chain(words.iter().cloned()).collect()
-        };
         match self {
-            Here::Tail(words) => tail("tail", words),
-            Here::Maintail(words) => tail("maintail", words),
             Here::Pid(Names { names }) => with("pid", names),
             Here::Clear(Names { names }) => with("clear", names),
             Here::Fg(Names { names }) => with("fg", names),
@@ -144,10 +122,6 @@ mod tests {
 
     #[test]
     fn words_reach_supervisorctl_as_they_would_be_typed_there() {
-        assert_eq!(words("ctl tail -f web stderr"), ["tail", "-f", "web", "stderr"]);
-        assert_eq!(words("ctl tail -100 web"), ["tail", "-100", "web"]);
-        assert_eq!(words("ctl tail web -f"), ["tail", "-f", "web"]);
-        assert_eq!(words("ctl maintail"), ["maintail"]);
         assert_eq!(words("ctl add web"), ["add", "web"]);
         assert_eq!(words("ctl -c x shutdown"), ["shutdown"]);
     }

@@ -17,6 +17,7 @@ mod signal;
 mod start;
 mod status;
 mod stop;
+mod tail;
 mod update;
 mod version;
 
@@ -38,6 +39,8 @@ pub(crate) enum Verb {
     Update(update::Update),
     Op(op::Op),
     Drift(drift::Drift),
+    Tail(tail::Tail),
+    Maintail(tail::Maintail),
     #[command(flatten)]
     Here(here::Here),
     Host(host::Host),
@@ -61,6 +64,8 @@ impl Verb {
             Verb::Update(update) => update.run(cli),
             Verb::Op(op) => op.run(cli),
             Verb::Drift(drift) => drift.run(cli),
+            Verb::Tail(tail) => tail.run(cli),
+            Verb::Maintail(maintail) => maintail.run(cli),
             Verb::Here(here) => here.run(cli),
             Verb::Host(host) => host.run(cli),
             Verb::Config(config) => config.run(cli),

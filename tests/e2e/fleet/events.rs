@@ -1,58 +1,10 @@
 //! `ctl events`: what happens is told with its reason and who asked, and nothing is missed without a word.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc;
-use std::thread;
-
-use fleetvisor_tests::{Fleet, LIMIT};
+use fleetvisor_tests::Fleet;
 use serde_json::Value;
 
+use super::followed::Followed;
 use super::web;
-
-/// A `ctl` that follows; its lines are read as they come.
-struct Followed {
-    ctl: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Followed {
-    fn start(fleet: &Fleet, arguments: &[&str]) -> Followed {
-        let mut command = fleet.ctl_command(&fleet.admin(), arguments);
-        let mut ctl = command.stdout(Stdio::piped()).spawn().expect("ctl starts");
-        let stdout = BufReader::new(ctl.stdout.take().expect("it is piped"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Followed { ctl, lines }
-    }
-
-    /// The next event that fits, as a document.
-    #[track_caller]
-    fn until(&self, fits: impl Fn(&Value) -> bool) -> Value {
-        let mut seen = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|why| panic!("{why} after {seen:#?}"));
-            let event: Value = serde_json::from_str(&line).expect("one document per line");
-            if fits(&event) {
-                return event;
-            }
-            seen.push(line);
-        }
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.ctl.kill().ok();
-        self.ctl.wait().ok();
-    }
-}
 
 #[test]
 fn events_tell_how_it_ended_and_who_asked() {

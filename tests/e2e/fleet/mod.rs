@@ -4,7 +4,7 @@
 //! - [`ansible`]: the collection with its modules and role.
 //! - [`away`]: hosts that are not there, and come back.
 //! - [`bundles`]: configuration that the fleet gives its hosts.
-//! - [`events`]: what is told of all that.
+//! - [`events`]: what is told of all that; [`tail`]: what programs write. [`followed`]: a command that goes on.
 //! - [`half_open`]: links that are dead while nobody has said so.
 //! - [`partition`]: all of that at random, under a stream of operations.
 //! - [`identity`]: certificates and operators over time.
@@ -20,6 +20,7 @@ mod away;
 mod bundles;
 mod drift;
 mod events;
+mod followed;
 mod half_open;
 mod identity;
 mod operations;
@@ -28,6 +29,7 @@ mod restart;
 mod simulated;
 mod status;
 mod store;
+mod tail;
 mod tokens;
 
 use std::collections::BTreeMap;

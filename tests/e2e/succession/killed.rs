@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use fleetvisor_tests::{Flavour, wait_for};
+use fleetvisor_tests::{Flavour, agent_of, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::workers::{Clients, agent_of, answers, diaries_agree, host, states_are_true};
+use super::workers::{Clients, answers, diaries_agree, host, states_are_true};
 use super::{Dice, rounds};
 
 #[test]

@@ -3,9 +3,9 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
-use fleetvisor_tests::{Flavour, Host, HostConfig, binary, wait_for};
+use fleetvisor_tests::{Flavour, Host, HostConfig, agent_of, binary, wait_for};
 
-use super::workers::{Clients, agent_of, answers, diaries_agree, host, states_are_true};
+use super::workers::{Clients, answers, diaries_agree, host, states_are_true};
 use super::{Dice, rounds};
 
 const STEADY: &str = "[program:steady]\ncommand=/bin/sleep 600\n\

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fleetvisor_proto::xmlrpc::Value;
-use fleetvisor_tests::{Host, HostConfig, Rpc, children_of, is_alive, wait_for};
+use fleetvisor_tests::{Host, HostConfig, Rpc, is_alive, wait_for};
 
 use super::Dice;
 
@@ -103,14 +103,6 @@ impl Clients {
         self.leave.store(true, Ordering::Relaxed);
         self.threads.into_iter().map(|thread| thread.join().expect("clients do not panic")).sum()
     }
-}
-
-/// The agent's pid; it is the child of the keeper that was told of its descriptor.
-pub(super) fn agent_of(keeper: i32) -> Option<i32> {
-    children_of(keeper).into_iter().find(|pid| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains("--attached-to-keeper=")
-    })
 }
 
 /// One life of a program, as its diary has it.

@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -266,6 +269,15 @@ impl Daemon for SimulatedHost {
         _: mpsc::UnboundedSender<(ProcessName, Result<String, String>)>,
     ) -> Result<Result<(), String>, Gone> {
         Ok(Ok(()))
+    }
+
+    /// There are no logs.
+    fn own_log(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn open_log(_: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {
