@@ -78,6 +78,10 @@ impl Children {
         &self.surroundings
     }
 
+    pub(crate) fn keeper(&mut self) -> &mut KeeperLink {
+        &mut self.keeper
+    }
+
     /// Gives the keeper back, for a daemon that starts over.
     pub(crate) fn into_keeper(self) -> KeeperLink {
         self.keeper
@@ -116,6 +120,11 @@ impl Children {
     /// This program is the next agent, as soon as this one has ended.
     pub(crate) fn replace(&mut self, program: OwnedFd) {
         self.keeper.send(Request::Replace, vec![program]);
+    }
+
+    /// The keeper is to become this agent's program, too.
+    pub(crate) fn renew_keeper(&mut self) {
+        self.keeper.send(Request::Renew, Vec::new());
     }
 
     /// A signal that came to the daemon is safe.

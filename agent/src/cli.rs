@@ -6,6 +6,7 @@ mod getopt;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use fleetvisor_keeper::{ATTACH_OPTION, CHECK_OPTION, RESUME_OPTION};
 use fleetvisor_model::config::{
     Config, ConfigError, Host, LogLevel, LogTarget, byte_size, existing_directory, existing_dirpath, integer,
     load, logging_level, main_logfile, name_to_uid, normalize, octal, repr,
@@ -18,8 +19,6 @@ use crate::upgrade;
 
 /// The version of Supervisor that this daemon stands in for; `-v` prints it.
 pub(crate) const SUPERVISOR_VERSION: &str = "4.3.0";
-
-const KEEPER_OPTION: &str = "--attached-to-keeper=";
 
 /// What a valid command line asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,13 +64,27 @@ pub(crate) struct Exit {
     pub(crate) stderr: String,
 }
 
-/// Takes the descriptor of the keeper's socket out of the arguments (the program's name first), if the keeper
-/// started this process.
-pub(crate) fn take_keeper_descriptor(args: &mut Vec<OsString>) -> Option<i32> {
-    let value = args.get(1).and_then(|arg| arg.to_str())?.strip_prefix(KEEPER_OPTION)?;
-    let descriptor = value.parse().ok().filter(|fd| *fd >= 0)?;
+/// How one of the daemon's processes was started by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Started {
+    /// By the keeper, with its end of their socket.
+    AsAgent(i32),
+    /// In the place of a keeper, with its state.
+    AsKeeper(i32),
+    /// By a keeper, to say whether it could be put in its place, with its state.
+    ToCheck(i32),
+}
+
+/// Takes out of the arguments (the program's name first) what another process of the daemon has put there.
+pub(crate) fn how_started(args: &mut Vec<OsString>) -> Option<Started> {
+    let first = args.get(1).and_then(|arg| arg.to_str())?;
+    let descriptor = |value: &str| value.parse().ok().filter(|fd| *fd >= 0);
+    let agent = first.strip_prefix(ATTACH_OPTION).and_then(descriptor).map(Started::AsAgent);
+    let keeper = || first.strip_prefix(RESUME_OPTION).and_then(descriptor).map(Started::AsKeeper);
+    let check = || first.strip_prefix(CHECK_OPTION).and_then(descriptor).map(Started::ToCheck);
+    let started = agent.or_else(keeper).or_else(check)?;
     args.remove(1);
-    Some(descriptor)
+    Some(started)
 }
 
 /// Which version of the keeper's frames a candidate for the agent's place is to speak, if this is one.
@@ -478,11 +491,13 @@ mod tests {
     fn the_keepers_descriptor_is_taken_out_of_the_arguments() {
         let mut args: Vec<OsString> =
             ["supervisord", "--attached-to-keeper=5", "-n"].map(OsString::from).into();
-        assert_eq!(take_keeper_descriptor(&mut args), Some(5));
+        assert_eq!(how_started(&mut args), Some(Started::AsAgent(5)));
         assert_eq!(args, ["supervisord", "-n"]);
-        assert_eq!(take_keeper_descriptor(&mut args), None);
+        assert_eq!(how_started(&mut args), None);
+        let mut args: Vec<OsString> = ["supervisord", "--keeper-state=7", "-n"].map(OsString::from).into();
+        assert_eq!(how_started(&mut args), Some(Started::AsKeeper(7)));
         let mut args: Vec<OsString> = ["supervisord", "--attached-to-keeper=x"].map(OsString::from).into();
-        assert_eq!(take_keeper_descriptor(&mut args), None);
+        assert_eq!(how_started(&mut args), None);
     }
 
     #[test]

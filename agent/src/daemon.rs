@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fleetvisor_core::decisions::Decisions;
-use fleetvisor_keeper::Request;
+use fleetvisor_keeper::{LinkError, Request};
 use fleetvisor_link::Wishes;
 use fleetvisor_model::config::{HttpServer, LogLevel, LogTarget, SupervisordSection, repr};
 use fleetvisor_model::state::DaemonState;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::children::Children;
 use crate::cli::{self, Exit, Invocation};
@@ -24,15 +26,18 @@ use crate::legacy::Legacy;
 use crate::logs::{self, DaemonLog, Logs};
 use crate::run::{Agent, End};
 use crate::settings::Settings;
-use crate::takeover::{self, Heritage, Left, Unfinished};
+use crate::takeover::{self, Heritage, Left, Predecessor, Unfinished};
 use crate::{fcgi, groups, http, say, startup, upgrade};
 
 /// `EX_SOFTWARE`: what was needed to go on is gone.
 const LOST: u8 = 70;
+/// How often it is tried to begin another keeper.
+const REVIVALS: usize = 5;
+const BETWEEN_REVIVALS: Duration = Duration::from_millis(500);
+/// Of an agent before it begins another keeper.
+const LEAST_LIFE: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(descriptor: i32, args: &[OsString]) -> ExitCode {
-    // Executed as /proc/self/exe, it would be listed as `exe`.
-    let _ = std::fs::write("/proc/self/comm", "supervisord");
     let attached = fleetvisor_keeper::KeeperLink::attach(descriptor).map_err(|error| error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let lived = attached.and_then(|link| {
@@ -83,7 +88,8 @@ async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
         }
     };
     let (messages, mut inbox) = mpsc::unbounded_channel();
-    let mut daemon = Daemon { pid, invocation, messages, first, logs: None, next_serial: 0 };
+    let (args, began) = (args.to_vec(), Instant::now());
+    let mut daemon = Daemon { pid, args, began, invocation, messages, first, logs: None, next_serial: 0 };
     loop {
         let (end, given_back) = match daemon.live_once(keeper, &mut inbox, heritage.take()).await {
             Ok(ended) => ended,
@@ -123,6 +129,9 @@ async fn leave(mut keeper: KeeperLink, exit: &Exit) -> ExitCode {
 
 struct Daemon {
     pid: i32,
+    /// Its own arguments, as they were when the daemon was started.
+    args: Vec<OsString>,
+    began: Instant,
     invocation: Invocation,
     messages: mpsc::UnboundedSender<Message>,
     /// Nothing has been prepared yet, by whichever agent.
@@ -142,7 +151,7 @@ impl Daemon {
         heritage: Option<Heritage>,
     ) -> Result<(End, KeeperLink), (KeeperLink, Exit)> {
         let begun = match heritage {
-            Some(heritage) => self.take_up(heritage),
+            Some(heritage) => self.take_up(heritage, &mut keeper),
             None => self.begin(&mut keeper).await,
         };
         let mut begun = match begun {
@@ -174,15 +183,19 @@ impl Daemon {
         if let Some((unfinished, finished)) = unfinished {
             agent.take_over(unfinished, finished);
         }
-        let (end, children, next_serial) = agent.run(inbox).await;
+        let (end, mut children, next_serial) = agent.run(inbox).await;
         self.next_serial = next_serial;
         if let End::KeeperLost(error) = &end {
+            self.leave_to_another_keeper(&mut children, error, &logs).await;
             abandon(&children.pids(), &logs, error);
         }
-        let mut keeper = children.into_keeper();
+        if let End::Replaced = end
+            && let Err(error) = children.keeper().flush().await
+        {
+            self.leave_to_another_keeper(&mut children, &error, &logs).await;
+        }
+        let keeper = children.into_keeper();
         if let End::Replaced = end {
-            // A keeper that is gone has ended everything.
-            let _ = keeper.flush().await;
             // Who waits for an answer is told to ask the next agent.
             inbox.close();
             while inbox.try_recv().is_ok() {}
@@ -257,9 +270,9 @@ impl Daemon {
     }
 
     /// From what another agent has left. Nothing that is wrong here may end the programs.
-    fn take_up(&mut self, heritage: Heritage) -> Result<Begun, Exit> {
+    fn take_up(&mut self, heritage: Heritage, keeper: &mut KeeperLink) -> Result<Begun, Exit> {
         let lines = heritage.unwritten();
-        let Heritage { left, journal, servers, programs, predecessor, stash } = heritage;
+        let Heritage { left, journal, servers, programs, predecessor, said, stash } = heritage;
         let Left { settings, pidfile_written, replay, groups, next_ticket, lines: written, upgrade } = left;
         let handle = Handle::new(self.messages.clone(), settings.facts(self.pid));
         handle.set_state(replay.decisions.supervisor().state());
@@ -272,8 +285,14 @@ impl Daemon {
                 self.open_logs_of(&silent, &handle).map_err(|error| settings.invocation.usage(&error))?
             }
         };
-        if let Err(errno) = startup::raise_files() {
+        for line in said {
+            logs.line(LogLevel::Critical, format!("the keeper: {line}"));
+        }
+        if let Err(errno) = startup::raise_files(0, keeper) {
             logs.line(LogLevel::Error, format!("cannot have more open files: {}", errno.desc()));
+        }
+        if let (Predecessor::LostItsKeeper { keeper_pid, .. }, true) = (predecessor, pidfile_written) {
+            startup::rewrite_pidfile(&settings.config.supervisord.pidfile, keeper_pid, &logs);
         }
         let wishes = load_wishes(&settings).unwrap_or_else(|error| {
             logs.line(LogLevel::Critical, format!("fleet: this host stays without a controller: {error}"));
@@ -292,6 +311,27 @@ impl Daemon {
             decisions,
             unfinished: Some((unfinished, replay.finished)),
         })
+    }
+
+    /// Begins another keeper and ends this process as one that is killed: whatever is under way is for the successor to
+    /// finish. Comes back where there is none.
+    async fn leave_to_another_keeper(&self, children: &mut Children, error: &LinkError, logs: &Logs) {
+        if !matches!(error, LinkError::Gone) {
+            return;
+        }
+        let count = children.pids().len();
+        let line = format!("{error}: beginning another one, with the {count} programs that run");
+        logs.line(LogLevel::Critical, line);
+        logs.written().await;
+        // One that dies as soon as it is up is not begun as fast as it can.
+        tokio::time::sleep_until(self.began + LEAST_LIFE).await;
+        for _ in 0..REVIVALS {
+            match children.keeper().revive(&self.args) {
+                Ok(()) => std::process::exit(0),
+                Err(error) => logs.line(LogLevel::Critical, error.to_string()),
+            }
+            tokio::time::sleep(BETWEEN_REVIVALS).await;
+        }
     }
 
     fn open_logs(&mut self, settings: &Settings, handle: &Handle) -> Result<Logs, String> {
@@ -361,8 +401,8 @@ fn remark_on_servers(servers: &[HttpServer], settings: &Settings, logs: &Logs) {
     }
 }
 
-/// Without a keeper nobody would learn how these programs end: they are asked to.
-fn abandon(pids: &[i32], logs: &Logs, error: &fleetvisor_keeper::LinkError) {
+/// Without a keeper nobody would supervise these programs: they are told to end.
+fn abandon(pids: &[i32], logs: &Logs, error: &LinkError) {
     let line = format!("{error}: {} programs are told to end, and so does supervisord", pids.len());
     logs.line(LogLevel::Critical, line);
     for pid in pids {

@@ -1,9 +1,13 @@
 //! The link to the keeper, for this runtime: requests go out in order, events come in, and neither waits for
-//! the other.
+//! the other. Keeps a copy of what the keeper has, so that another can be begun when it was killed.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use fleetvisor_keeper::holdings::Ledger;
+use fleetvisor_keeper::revive::{Former, ReviveError, revive};
 use fleetvisor_keeper::{Event, Flushed, KeeperLink as Link, LinkError, LinkReader, LinkWriter, Request};
 use nix::errno::Errno;
 use tokio::io::Interest;
@@ -18,10 +22,14 @@ pub(crate) struct KeeperLink {
     writer: LinkWriter,
     /// The same socket: says when it can be read or written.
     socket: UnixStream,
-    /// Met while sending; said by the next [`KeeperLink::next`].
+    /// Met while sending; said by [`KeeperLink::next`] when it has given all that came.
     failed: Option<LinkError>,
     /// The version of the frames, once the keeper has said hello.
     pub(crate) version: u16,
+    ledger: Ledger,
+    keeper_pid: i32,
+    /// The soft RLIMIT_NOFILE of the keeper.
+    files: Option<u64>,
 }
 
 impl KeeperLink {
@@ -29,10 +37,24 @@ impl KeeperLink {
     pub(crate) fn new(link: Link) -> std::io::Result<KeeperLink> {
         let socket = std::os::unix::net::UnixStream::from(link.as_fd().try_clone_to_owned()?);
         let (reader, writer) = link.split();
-        Ok(KeeperLink { reader, writer, socket: UnixStream::from_std(socket)?, failed: None, version: 0 })
+        let socket = UnixStream::from_std(socket)?;
+        let (ledger, keeper_pid, files) = (Ledger::default(), 0, None);
+        Ok(KeeperLink { reader, writer, socket, failed: None, version: 0, ledger, keeper_pid, files })
+    }
+
+    /// The soft RLIMIT_NOFILE that the keeper has, and programs get.
+    pub(crate) fn give_programs(&mut self, files: u64) {
+        self.files.get_or_insert(files);
+    }
+
+    /// Begins another keeper in the place of one that was killed. This process is then to end at once.
+    pub(crate) fn revive(&mut self, args: &[OsString]) -> Result<(), ReviveError> {
+        revive(&mut self.ledger, Former { keeper_pid: self.keeper_pid, files: self.files }, args)
     }
 
     pub(crate) fn send(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
+        let descriptors: Vec<_> = descriptors.into_iter().map(Arc::new).collect();
+        self.ledger.sent(&request, &descriptors);
         if let Err(error) =
             self.writer.send(&request, descriptors).and_then(|()| self.writer.flush().map(drop))
         {
@@ -45,17 +67,36 @@ impl KeeperLink {
         self.writer.queued()
     }
 
-    /// The next event. Nothing is lost where this is cancelled.
+    /// The next event. Nothing is lost where this is cancelled. A keeper that has gone is said after all that it
+    /// has sent.
     pub(crate) async fn next(&mut self) -> Result<(Event, Vec<OwnedFd>), LinkError> {
+        let (event, mut descriptors) = self.receive().await?;
+        if let Event::Hello { keeper_pid, .. } = event {
+            self.keeper_pid = keeper_pid;
+        }
+        self.ledger.came(&event, &mut descriptors);
+        Ok((event, descriptors))
+    }
+
+    async fn receive(&mut self) -> Result<(Event, Vec<OwnedFd>), LinkError> {
         loop {
+            if self.failed.is_some()
+                && let Some(event) = self.reader.receive()?
+            {
+                return Ok(event);
+            }
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
             let waiting = self.writer.queued() > 0;
             let interest = if waiting { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let ready = self.socket.ready(interest).await.map_err(io)?;
-            if ready.is_writable() && waiting {
-                self.write_on().await?;
+            if ready.is_writable()
+                && waiting
+                && let Err(error) = self.write_on().await
+            {
+                self.failed = Some(error);
+                continue;
             }
             if ready.is_readable()
                 && let Some(event) = attempt(&self.socket, Interest::READABLE, || self.reader.receive())?
@@ -119,6 +160,7 @@ pub(crate) mod wording {
     pub(crate) fn exit_status(exit: Exit) -> ExitStatus {
         match exit {
             Exit::Code(code) => ExitStatus::Code(code),
+            Exit::Unknown => ExitStatus::Unknown,
             Exit::Signal { signo, core_dumped } => ExitStatus::Signal { signal: Signal(signo), core_dumped },
         }
     }

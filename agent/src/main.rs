@@ -1,5 +1,5 @@
 //! supervisord. The process that is started checks the configuration and becomes the keeper; the keeper starts
-//! this program again as the agent, which does everything else.
+//! this program again as the agent, which does everything else, and begins another keeper if its own is killed.
 
 mod bundles;
 mod children;
@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use fleetvisor_keeper::Launch;
 
-use crate::cli::Exit;
+use crate::cli::{Exit, Started};
 use crate::host::FileSystem;
 use crate::settings::Settings;
 
@@ -43,11 +43,18 @@ fn main() -> ExitCode {
     if let Some(frames) = cli::asked_to_prove(&args) {
         return upgrade::candidate::run(frames);
     }
-    match cli::take_keeper_descriptor(&mut args) {
-        Some(descriptor) => {
+    let started = cli::how_started(&mut args);
+    if started.is_some() {
+        // Executed as /proc/self/exe, it would be listed as `exe`.
+        let _ = std::fs::write("/proc/self/comm", "supervisord");
+    }
+    match started {
+        Some(Started::AsAgent(descriptor)) => {
             fleetvisor_keeper::give_back_freed_memory();
             daemon::run(descriptor, &args)
         }
+        Some(Started::AsKeeper(state)) => status(fleetvisor_keeper::resume(state, args)),
+        Some(Started::ToCheck(state)) => status(fleetvisor_keeper::check(state)),
         None => launch(args),
     }
 }
@@ -59,7 +66,11 @@ fn launch(args: Vec<OsString>) -> ExitCode {
         Err(exit) => return say(&exit),
     };
     let launch = Launch { daemonize, agent_program: PathBuf::from("/proc/self/exe"), agent_args: args };
-    ExitCode::from(u8::try_from(fleetvisor_keeper::run(launch)).unwrap_or(1))
+    status(fleetvisor_keeper::run(launch))
+}
+
+fn status(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
 /// Whether to go to the background.

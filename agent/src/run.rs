@@ -41,7 +41,7 @@ pub(crate) enum End {
     Restart,
     /// Another agent goes on.
     Replaced,
-    /// The keeper is gone, and with it the way to every program.
+    /// The keeper is gone, and with it the way to every program, until another is begun.
     KeeperLost(LinkError),
 }
 
@@ -289,6 +289,13 @@ impl Agent {
                 let instance = Instance(id);
                 self.input(Input::SignalFailed { instance, error: errno_name(errno) });
             }
+            Event::Renewed { error: None } => self.logs.line(LogLevel::Info, "the keeper is renewed, too"),
+            Event::Renewed { error: Some(error) } => {
+                let line = format!("the keeper stays as it was, which does no harm: {error}");
+                self.logs.line(LogLevel::Warn, line);
+            }
+            // The link has noted it.
+            Event::Signalled { .. } => {}
             Event::Reaped { pid, exit } => {
                 let status = wording::exit_status(exit);
                 self.logs.line(LogLevel::Info, format!("reaped unknown pid {pid} ({status})"));
@@ -308,8 +315,10 @@ impl Agent {
             | Event::PrepareFailed { .. }
             | Event::Adopted { .. }
             | Event::Stashed { .. }
-            | Event::Signalled { .. }
-            | Event::Succeeded { .. } => {
+            | Event::Succeeded { .. }
+            | Event::OomScore { .. }
+            | Event::Said { .. }
+            | Event::Revived { .. } => {
                 self.logs.line(LogLevel::Error, "the keeper answered what nobody asked");
             }
         }

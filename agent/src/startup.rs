@@ -50,6 +50,10 @@ pub(crate) struct Greeting {
     pub(crate) ready: bool,
     /// How it ended.
     pub(crate) predecessor: Option<(i32, ExitStatus)>,
+    /// Pid of a keeper that was killed, in whose place the keeper is.
+    pub(crate) former_keeper: Option<i32>,
+    /// What the keeper said while nobody could log it.
+    pub(crate) said: Vec<String>,
     pub(crate) programs: BTreeMap<Instance, Program>,
     pub(crate) stash: BTreeMap<String, (Vec<u8>, Vec<OwnedFd>)>,
 }
@@ -85,6 +89,15 @@ pub(crate) async fn greet(keeper: &mut KeeperLink) -> Result<Greeting, LinkError
                 greeting.predecessor = Some((pid, exit_status(exit)));
                 continue;
             }
+            Event::OomScore { .. } => continue,
+            Event::Said { line } => {
+                greeting.said.push(line);
+                continue;
+            }
+            Event::Revived { keeper_pid } => {
+                greeting.former_keeper = Some(keeper_pid);
+                continue;
+            }
             Event::Signalled { count, .. } => {
                 signals = count;
                 continue;
@@ -106,7 +119,8 @@ pub(crate) async fn greet(keeper: &mut KeeperLink) -> Result<Greeting, LinkError
             | Event::SignalFailed { .. }
             | Event::Reaped { .. }
             | Event::Relayed { .. }
-            | Event::Refused { .. } => continue,
+            | Event::Refused { .. }
+            | Event::Renewed { .. } => continue,
         }
         coming = coming.map(|coming| coming - 1);
     }
@@ -155,7 +169,7 @@ pub(crate) async fn prepare(
             Err(error) => return Err(fail(error.to_string())),
         }
     }
-    become_the_same(section, user.as_ref(), background)
+    become_the_same(section, user.as_ref(), background, keeper)
         .map_err(|errno| fail(format!("cannot prepare the agent: {}", errno.desc())))
 }
 
@@ -220,6 +234,7 @@ fn become_the_same(
     section: &SupervisordSection,
     user: Option<&Identity>,
     background: bool,
+    keeper: &mut KeeperLink,
 ) -> Result<(), Errno> {
     if let Some(user) = user {
         let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
@@ -227,7 +242,7 @@ fn become_the_same(
         setgid(Gid::from_raw(user.gid))?;
         setuid(Uid::from_raw(user.uid))?;
     }
-    raise_files()?;
+    raise_files(least(section.minfds), keeper)?;
     if background {
         if let Some(directory) = &section.directory {
             nix::unistd::chdir(directory)?;
@@ -238,9 +253,10 @@ fn become_the_same(
 }
 
 /// As many as it may: clients and logs of this process must not run short before programs do, which get the
-/// keeper's limit.
-pub(crate) fn raise_files() -> Result<(), Errno> {
+/// keeper's limit. That is what this process was given, or the `least` that the keeper was asked for since.
+pub(crate) fn raise_files(least: u64, keeper: &mut KeeperLink) -> Result<(), Errno> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    keeper.give_programs(soft.max(least));
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
@@ -258,6 +274,13 @@ pub(crate) fn write_pidfile(path: &Path, pid: i32, logs: &Logs) -> bool {
             logs.line(LogLevel::Critical, format!("could not write pidfile {}", path.display()));
             false
         }
+    }
+}
+
+/// Another keeper has taken the place of one that was killed.
+pub(crate) fn rewrite_pidfile(path: &Path, pid: i32, logs: &Logs) {
+    if std::fs::write(path, format!("{pid}\n")).is_err() {
+        logs.line(LogLevel::Critical, format!("could not write pidfile {}", path.display()));
     }
 }
 

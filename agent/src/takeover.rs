@@ -79,9 +79,26 @@ pub(crate) struct Heritage {
     pub(crate) journal: Option<Journal>,
     pub(crate) servers: Vec<Bound>,
     pub(crate) programs: BTreeMap<Instance, Program>,
-    pub(crate) predecessor: Option<(i32, ExitStatus)>,
+    pub(crate) predecessor: Predecessor,
+    /// Lines of the keeper.
+    pub(crate) said: Vec<String>,
     /// What else was stashed.
     pub(crate) stash: BTreeMap<String, (Vec<u8>, Vec<OwnedFd>)>,
+}
+
+/// What became of the agent before this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Predecessor {
+    Died {
+        pid: i32,
+        status: ExitStatus,
+    },
+    /// It has begun another keeper in the place of one that was killed, and left.
+    LostItsKeeper {
+        former: i32,
+        keeper_pid: i32,
+    },
+    Unknown,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +120,13 @@ impl Heritage {
         let is_upgrade = left.upgrade.as_ref().is_some_and(|upgrade| !upgrade.told);
         let journal = (!(is_fresh && is_upgrade)).then_some(journal);
         let servers = servers(&left.settings, greeting.stash.remove(SERVERS).unwrap_or_default())?;
-        let Greeting { predecessor, programs, stash, .. } = greeting;
-        Ok(Heritage { left, journal, servers, programs, predecessor, stash })
+        let Greeting { predecessor, former_keeper, keeper_pid, said, programs, stash, .. } = greeting;
+        let predecessor = match (former_keeper, predecessor) {
+            (Some(former), _) => Predecessor::LostItsKeeper { former, keeper_pid },
+            (None, Some((pid, status))) => Predecessor::Died { pid, status },
+            (None, None) => Predecessor::Unknown,
+        };
+        Ok(Heritage { left, journal, servers, programs, predecessor, said, stash })
     }
 
     /// The core's lines that are not in the daemon's log yet.
@@ -179,7 +201,7 @@ pub(crate) struct Unfinished {
     /// Listening sockets of FastCGI groups, by their names.
     sockets: BTreeMap<String, OwnedFd>,
     lines: Vec<Line>,
-    predecessor: Option<(i32, ExitStatus)>,
+    predecessor: Predecessor,
     /// Entries of the stash that are nobody's any more.
     stale: Vec<String>,
 }
@@ -191,7 +213,7 @@ impl Unfinished {
         programs: BTreeMap<Instance, Program>,
         stash: BTreeMap<String, (Vec<u8>, Vec<OwnedFd>)>,
         lines: Vec<Line>,
-        predecessor: Option<(i32, ExitStatus)>,
+        predecessor: Predecessor,
     ) -> Unfinished {
         let tasks = replay.tasks(&adopted(&programs));
         let mut unfinished = Unfinished {
@@ -273,15 +295,28 @@ impl Agent {
         self.finished = self.finished.or(finished);
     }
 
-    fn say_who_was_here(&mut self, predecessor: Option<(i32, ExitStatus)>, live: usize) {
+    fn say_who_was_here(&mut self, predecessor: Predecessor, live: usize) {
         let how = match predecessor {
-            Some((pid, status)) => format!("the agent with pid {pid} has ended ({status})"),
-            None => "the agent before this one has ended".to_owned(),
+            Predecessor::Died { pid, status } => format!("the agent with pid {pid} has ended ({status})"),
+            Predecessor::LostItsKeeper { .. } | Predecessor::Unknown => {
+                "the agent before this one has ended".to_owned()
+            }
         };
         let pid = std::process::id();
+        if let Predecessor::LostItsKeeper { former, keeper_pid } = predecessor {
+            let line = format!(
+                "supervisord goes on with pid {keeper_pid} in the place of {former}; the exit statuses of its {live} \
+                 programs will not be known"
+            );
+            self.logs.line(LogLevel::Critical, line);
+        }
         let upgrade = self.legacy.upgrade.clone().filter(|upgrade| !upgrade.told);
-        let in_order = |upgrade: &Upgrade| predecessor.is_some_and(|(pid, _)| pid == upgrade.from_pid);
-        if !upgrade.as_ref().is_some_and(in_order) {
+        let said = match predecessor {
+            Predecessor::LostItsKeeper { .. } => true,
+            Predecessor::Died { pid, .. } => upgrade.as_ref().is_some_and(|it| it.from_pid == pid),
+            Predecessor::Unknown => false,
+        };
+        if !said {
             let line = format!("{how}; its {live} programs go on under pid {pid}");
             self.logs.line(LogLevel::Critical, line);
         }
@@ -292,6 +327,7 @@ impl Agent {
                 "upgraded from {from_version} (pid {from_pid}) to {version} (pid {pid}); {live} programs go on"
             );
             self.logs.line(LogLevel::Info, line);
+            self.children.renew_keeper();
         } else {
             let error = format!("{version} did not come up: {how}");
             let line = format!("not upgraded, {from_version} goes on: {error}");

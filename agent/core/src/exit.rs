@@ -1,6 +1,7 @@
 //! How a child ended, and how Supervisor words it.
 
 use fleetvisor_model::signal::Signal;
+use fleetvisor_model::status::EXIT_UNKNOWN;
 use serde::{Deserialize, Serialize};
 
 /// A decoded wait status.
@@ -33,7 +34,7 @@ impl std::fmt::Display for ExitStatus {
                 let core = if *core_dumped { " (core dumped)" } else { "" };
                 write!(f, "terminated by {}{core}", signal.name())
             }
-            ExitStatus::Unknown => f.write_str("exit status unknown"),
+            ExitStatus::Unknown => f.write_str(EXIT_UNKNOWN),
         }
     }
 }

@@ -307,6 +307,9 @@ impl Process {
         match self.state {
             ProcessState::Stopping | ProcessState::Unknown => {
                 self.exitstatus = Some(status.code());
+                if status == ExitStatus::Unknown {
+                    self.spawnerr = Some(status.to_string());
+                }
                 self.exit = Some(status);
                 self.change(ProcessState::Stopped, cx);
                 let level = if expected { LogLevel::Info } else { LogLevel::Warn };
@@ -329,7 +332,12 @@ impl Process {
                 let (level, word) = if expected {
                     (LogLevel::Info, "expected")
                 } else {
-                    self.spawnerr = Some(format!("Bad exit code {}", status.code()));
+                    self.spawnerr = Some(match status {
+                        ExitStatus::Unknown => status.to_string(),
+                        ExitStatus::Code(_) | ExitStatus::Signal { .. } => {
+                            format!("Bad exit code {}", status.code())
+                        }
+                    });
                     (LogLevel::Warn, "not expected")
                 };
                 self.exit = Some(status);

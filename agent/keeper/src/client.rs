@@ -78,7 +78,7 @@ impl KeeperLink {
 
     /// As [`LinkWriter::send`].
     pub fn send(&mut self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<(), LinkError> {
-        self.writer.send(request, descriptors)
+        self.writer.send(request, descriptors.into_iter().map(Arc::new).collect())
     }
 
     /// As [`LinkWriter::flush`].
@@ -99,9 +99,9 @@ impl KeeperLink {
 
 impl LinkWriter {
     /// Queues a request; [`flush`](Self::flush) sends it.
-    pub fn send(&mut self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<(), LinkError> {
+    pub fn send(&mut self, request: &Request, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), LinkError> {
         let frame = encode(request, descriptors.len())?;
-        self.frames.push(frame, descriptors.into_iter().map(Arc::new).collect());
+        self.frames.push(frame, descriptors);
         Ok(())
     }
 

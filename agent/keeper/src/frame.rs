@@ -3,6 +3,8 @@
 //! Descriptors travel with a frame's first byte. The enums only ever grow at the end, so that a keeper and an
 //! agent of different releases find a common version. Moving the bytes is `socket`'s.
 
+use std::ops::RangeInclusive;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,6 +13,8 @@ use thiserror::Error;
 pub const VERSIONS: [u16; 3] = [3, 2, 1];
 /// From this version on a keeper knows [`Request::Replace`].
 pub const REPLACES: u16 = 3;
+/// From this version on a keeper tells its agent what it takes to begin another keeper.
+pub(crate) const REPLACEABLE: u16 = 3;
 /// Bytes of a payload.
 pub const MAX_PAYLOAD: usize = 16 << 20;
 /// Descriptors of one frame: what the kernel passes in one message.
@@ -51,6 +55,32 @@ pub enum Request {
     /// executes as it is; it follows at once. If agents of it die one after the other before they have lived for a
     /// moment, the program that was before comes back. Silent.
     Replace,
+    /// Version 3. The keeper itself is to become the program that the agents are, with its pid and its children.
+    /// [`Event::Renewed`].
+    Renew,
+}
+
+impl Request {
+    /// How many descriptors belong to it.
+    pub(crate) fn descriptors(&self) -> RangeInclusive<usize> {
+        match self {
+            Request::Spawn(spawn) => match spawn.stdin {
+                Stdin::Pipe => 0..=0,
+                Stdin::Passed => 1..=1,
+            },
+            Request::Ready => 0..=1,
+            Request::Replace => 1..=1,
+            Request::Stash { .. } => 0..=MAX_DESCRIPTORS,
+            Request::Hello { .. }
+            | Request::Prepare(_)
+            | Request::Signal { .. }
+            | Request::Release { .. }
+            | Request::Unstash { .. }
+            | Request::Stop { .. }
+            | Request::Heard { .. }
+            | Request::Renew => 0..=0,
+        }
+    }
 }
 
 /// From the keeper.
@@ -73,7 +103,7 @@ pub enum Event {
         step: PrepareStep,
         errno: i32,
     },
-    /// With the descriptors that `pipes` says.
+    /// With the descriptors that `pipes` says, then a pidfd of the program where there is one.
     Spawned {
         id: u64,
         pid: i32,
@@ -109,7 +139,7 @@ pub enum Event {
         id: Option<u64>,
         reason: String,
     },
-    /// A program from before this Hello, with the descriptors that `pipes` says.
+    /// A program from before this Hello, with descriptors as [`Event::Spawned`]; no pidfd of one that has ended.
     Adopted {
         id: u64,
         pid: i32,
@@ -122,6 +152,7 @@ pub enum Event {
         bytes: Vec<u8>,
     },
     /// Version 2, before the [`Event::Adopted`] of a program: how many signals it was sent, or could not be sent.
+    /// From version 3 on also after each [`Request::Signal`].
     Signalled {
         id: u64,
         count: u64,
@@ -130,6 +161,23 @@ pub enum Event {
     Succeeded {
         pid: i32,
         exit: Exit,
+    },
+    /// Version 3, first after a Hello: the keeper before this one was killed, and the agent of that time has begun
+    /// this one. Programs from then are not its children.
+    Revived {
+        keeper_pid: i32,
+    },
+    /// Version 3, after a Hello where the agent's score for an end by want of memory is not that of programs.
+    OomScore {
+        programs: i32,
+    },
+    /// Version 3, after a Hello: what the keeper said while there was no agent to log it.
+    Said {
+        line: String,
+    },
+    /// Version 3. The keeper has become the program that was asked for, or why it has not.
+    Renewed {
+        error: Option<String>,
     },
 }
 
@@ -218,7 +266,12 @@ pub struct Pipes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
-    Signal { signo: i32, core_dumped: bool },
+    Signal {
+        signo: i32,
+        core_dumped: bool,
+    },
+    /// Version 3: of a program that was no child of this keeper. To earlier versions it is code -1.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,6 +281,16 @@ pub struct Exited {
     pub order: u64,
     /// When it was reaped: milliseconds of CLOCK_MONOTONIC.
     pub at_ms: u64,
+}
+
+impl Exited {
+    /// In words that an agent of this version knows.
+    pub(crate) fn as_of(self, version: u16) -> Exited {
+        match self.exit {
+            Exit::Unknown if version < REPLACEABLE => Exited { exit: Exit::Code(-1), ..self },
+            Exit::Code(_) | Exit::Signal { .. } | Exit::Unknown => self,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -5,6 +5,9 @@
 //! What becomes of the programs once the agent has gone is in [`Keeper::after_agent`]: one that has left something
 //! for a successor gets one, and the programs notice nothing.
 
+mod renewal;
+mod requests;
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,25 +15,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, write};
+use nix::unistd::write;
 
 use crate::executable::Executable;
-use crate::frame::{Event, Exit, MAX_DESCRIPTORS, Request, Spawn, Stdin, VERSIONS, decode, encode};
-use crate::launch::{FAILURE, Launch, start_agent};
+use crate::execute::start_agent;
+use crate::frame::{Event, Exit, Exited, encode};
+use crate::holdings::Holdings;
+use crate::launch::{FAILURE, Launch, LaunchError, failed};
 use crate::oom::OomScore;
-use crate::prepare::prepare;
-use crate::programs::{Programs, kill, reap};
+use crate::programs::{kill, reap};
 use crate::relay::Relay;
-use crate::socket::{Filled, Flushed, Frame, FrameReader, FrameWriter};
-use crate::spawn::Program;
-use crate::stash::Stash;
+use crate::socket::{Filled, Flushed, FrameReader, FrameWriter};
 use crate::succession::Succession;
+
+use renewal::Renewal;
 
 /// Requests of one turn: what an exit or a relayed signal waits at most.
 const REQUESTS_A_TURN: usize = 16;
 /// While more events are queued no request is read, and orphans are not told.
 const MAX_QUEUED: usize = 4096;
+/// Of a crash loop, the first lines say it.
+const MAX_SAID: usize = 16;
 const THROTTLE: Duration = Duration::from_millis(5);
 /// Between closing its socket and its end, the agent may take this long.
 const AGENT_EXIT: Duration = Duration::from_secs(10);
@@ -70,24 +77,20 @@ pub(crate) struct Keeper {
     /// When an agent that has closed its socket and doesn't end is killed.
     agent_deadline: Option<Instant>,
     relay: Relay,
-    programs: Programs,
-    stash: Stash,
+    holdings: Holdings,
+    /// Has the pidfds of programs that are not the keeper's children.
+    strangers: Epoll,
+    /// Of the keeper before this one, which was killed.
+    former: Option<i32>,
     oom: OomScore,
     daemonize: bool,
     ready: bool,
     launcher: Option<OwnedFd>,
     messages: Option<OwnedFd>,
     stop: Option<i32>,
-}
-
-/// Why a request is not carried out.
-struct Refusal {
-    id: Option<u64>,
-    reason: String,
-}
-
-fn refusal(id: impl Into<Option<u64>>, reason: impl Into<String>) -> Refusal {
-    Refusal { id: id.into(), reason: reason.into() }
+    renewal: Option<Renewal>,
+    /// For the next agent's log.
+    said: Vec<String>,
 }
 
 impl Keeper {
@@ -98,8 +101,8 @@ impl Keeper {
         agent: Agent,
         oom: OomScore,
         launcher: Option<OwnedFd>,
-    ) -> Keeper {
-        Keeper {
+    ) -> Result<Keeper, LaunchError> {
+        Ok(Keeper {
             signals,
             executable: Executable::new(launch.agent_program),
             agent_args: launch.agent_args,
@@ -116,23 +119,46 @@ impl Keeper {
             agent_exit: None,
             agent_deadline: None,
             relay: Relay::default(),
-            programs: Programs::default(),
-            stash: Stash::default(),
+            holdings: Holdings::default(),
+            strangers: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("watch programs"))?,
+            former: None,
             oom,
             daemonize: launcher.is_some(),
             ready: false,
             launcher,
             messages: None,
             stop: None,
+            renewal: None,
+            said: Vec::new(),
+        })
+    }
+
+    /// In the place of one that was killed.
+    pub(crate) fn succeed_to(&mut self, keeper_pid: i32, holdings: Holdings) -> Result<(), LaunchError> {
+        self.former = Some(keeper_pid);
+        self.take_holdings(holdings)
+    }
+
+    fn take_holdings(&mut self, holdings: Holdings) -> Result<(), LaunchError> {
+        for (id, entry) in holdings.programs.entries() {
+            if let (Some(pidfd), None) = (&entry.pidfd, entry.exited) {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
+                self.strangers.add(pidfd, event).map_err(failed("watch a program"))?;
+            }
         }
+        (self.holdings, self.ready) = (holdings, true);
+        Ok(())
     }
 
     /// Until the daemon's end. Returns its exit status.
     pub(crate) fn run(mut self) -> i32 {
-        let mut more = false;
+        // There may be something already where this process was another keeper before.
+        let mut more = true;
+        self.reap_all();
         loop {
             self.wait(if more { Some(Duration::ZERO) } else { None });
             self.take_signals();
+            self.take_strangers();
             // An agent that has ended may have said so in its last frames.
             let limit = if self.agent_exit.is_some() { usize::MAX } else { REQUESTS_A_TURN };
             more = self.take_requests(limit);
@@ -150,6 +176,7 @@ impl Keeper {
                 return FAILURE;
             }
             self.send_events();
+            self.go_on_with_renewal();
             if self.agent_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.agent_deadline = None;
                 self.tell("the agent closed its socket and does not end; killing it");
@@ -171,21 +198,23 @@ impl Keeper {
 
     fn wait(&self, limit: Option<Duration>) {
         let throttle = (self.flushed == Flushed::Throttled).then_some(THROTTLE);
-        let deadlines =
-            [self.agent_deadline, self.next_agent, self.executable.deadline()].into_iter().flatten();
-        let deadline = deadlines.map(|deadline| deadline.saturating_duration_since(Instant::now())).min();
+        let renewal = self.renewal.as_ref().and_then(Renewal::deadline);
+        let deadlines = [self.agent_deadline, self.next_agent, self.executable.deadline(), renewal];
+        let deadline = deadlines
+            .into_iter()
+            .flatten()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            .min();
         let limit = [limit, throttle, deadline].into_iter().flatten().min();
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::POLLIN, self.writer.len() <= MAX_QUEUED);
         interest.set(PollFlags::POLLOUT, self.flushed == Flushed::Blocked);
-        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+        let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+        let mut watched = vec![readable(self.signals.as_fd()), readable(self.strangers.0.as_fd())];
         let agent = self.agent.as_ref().filter(|_| self.connected);
+        watched.extend(agent.map(|agent| PollFd::new(agent.socket.as_fd(), interest)));
         // An error is EINTR, or no memory for a moment: the turn goes on and finds nothing to do.
-        let limit = limit.map_or(PollTimeout::NONE, rounded_up);
-        let _ = match agent {
-            Some(agent) => poll(&mut [signals, PollFd::new(agent.socket.as_fd(), interest)], limit),
-            None => poll(&mut [signals], limit),
-        };
+        let _ = poll(&mut watched, limit.map_or(PollTimeout::NONE, rounded_up));
     }
 
     fn take_signals(&mut self) {
@@ -198,19 +227,46 @@ impl Keeper {
                 self.relay.add(signo);
             }
         }
-        while children && let Some((pid, exit)) = reap() {
+        if children {
+            self.reap_all();
+        }
+    }
+
+    fn reap_all(&mut self) {
+        while let Some((pid, exit)) = reap() {
             if self.agent.as_ref().is_some_and(|agent| agent.pid == pid) && self.agent_exit.is_none() {
                 self.agent_exit = Some(exit);
                 // Nobody reads them any more, and the agent's last requests are still to be taken.
                 self.writer = FrameWriter::default();
-            } else if let Some((id, exited)) = self.programs.reaped(pid, exit) {
-                // An agent that has not greeted yet is told in the answer to its Hello.
-                if self.version.is_some() {
-                    self.push(Event::Exited { id, exited });
-                }
+            } else if let Some((id, exited)) = self.holdings.programs.reaped(pid, exit) {
+                self.tell_exit(id, exited);
+            } else if self.is_candidate(pid) {
+                self.candidate_has_ended(exit);
             } else if self.version.is_some() && self.writer.len() <= MAX_QUEUED {
                 self.push(Event::Reaped { pid, exit });
             }
+        }
+    }
+
+    fn take_strangers(&mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        // Once all are taken it is not ready any more. An error would be met by the next wait.
+        let count = self.strangers.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &events[..count] {
+            let id = event.data();
+            if let Some(pidfd) = self.holdings.programs.get(id).and_then(|entry| entry.pidfd.as_ref()) {
+                let _ = self.strangers.delete(pidfd);
+            }
+            if let Some((id, exited)) = self.holdings.programs.ended(id, Exit::Unknown) {
+                self.tell_exit(id, exited);
+            }
+        }
+    }
+
+    /// An agent that has not greeted yet is told in the answer to its Hello.
+    fn tell_exit(&mut self, id: u64, exited: Exited) {
+        if let Some(version) = self.version {
+            self.push(Event::Exited { id, exited: exited.as_of(version) });
         }
     }
 
@@ -224,7 +280,7 @@ impl Keeper {
             match self.reader.next() {
                 Ok(Some(frame)) => {
                     taken += 1;
-                    if let Err(Refusal { id, reason }) = self.carry_out(frame) {
+                    if let Err((id, reason)) = self.carry_out(frame) {
                         self.push(Event::Refused { id, reason });
                     }
                 }
@@ -252,135 +308,6 @@ impl Keeper {
         self.connected = false;
         self.flushed = Flushed::All;
         self.agent_deadline = Some(Instant::now() + AGENT_EXIT);
-    }
-
-    fn carry_out(&mut self, frame: Frame) -> Result<(), Refusal> {
-        let request = decode(&frame.payload).map_err(|error| refusal(None, error.to_string()))?;
-        let Frame { descriptors, announced, .. } = frame;
-        if self.version.is_none() && !matches!(request, Request::Hello { .. }) {
-            return Err(refusal(None, "the first request must be Hello"));
-        }
-        let (fewest, most) = match &request {
-            Request::Spawn(spawn) => match spawn.stdin {
-                Stdin::Pipe => (0, 0),
-                Stdin::Passed => (1, 1),
-            },
-            Request::Ready => (0, 1),
-            Request::Replace => (1, 1),
-            Request::Stash { .. } => (0, MAX_DESCRIPTORS),
-            Request::Hello { .. }
-            | Request::Prepare(_)
-            | Request::Signal { .. }
-            | Request::Release { .. }
-            | Request::Unstash { .. }
-            | Request::Stop { .. }
-            | Request::Heard { .. } => (0, 0),
-        };
-        let came = descriptors.len();
-        if came != announced || came < fewest || came > most {
-            let id = if let Request::Spawn(spawn) = &request { Some(spawn.id) } else { None };
-            let reason =
-                format!("{came} descriptors came, {announced} were announced, {fewest} to {most} belong");
-            return Err(refusal(id, reason));
-        }
-        match request {
-            Request::Spawn(spawn) => self.spawn(*spawn, descriptors)?,
-            Request::Hello { versions } => self.hello(&versions)?,
-            Request::Prepare(request) => self.push(match prepare(&request) {
-                Ok(()) => Event::Prepared,
-                Err((step, errno)) => Event::PrepareFailed { step, errno: errno as i32 },
-            }),
-            Request::Signal { id, .. } if !self.programs.contains(id) => {
-                return Err(refusal(id, "no such program"));
-            }
-            Request::Signal { id, signo, to_group } => {
-                if let Err(errno) = self.programs.signal(id, signo, to_group) {
-                    self.push(Event::SignalFailed { id, errno: errno as i32 });
-                }
-            }
-            Request::Release { id } => self.programs.release(id).map_err(|reason| refusal(id, reason))?,
-            Request::Ready => self.up(descriptors.into_iter().next()),
-            Request::Stash { key, bytes } => {
-                self.stash.put(key, bytes, descriptors).map_err(|reason| refusal(None, reason))?;
-            }
-            Request::Unstash { key } => self.stash.remove(&key),
-            Request::Stop { status } => self.stop = Some(status),
-            Request::Heard { signo } => self.relay.heard(signo),
-            Request::Replace => {
-                if let Some(program) = descriptors.into_iter().next() {
-                    if self.succession.has_lived() {
-                        self.executable.settle();
-                    }
-                    self.executable.replace(program);
-                    self.replaced = true;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn hello(&mut self, versions: &[u16]) -> Result<(), Refusal> {
-        let Some(version) = VERSIONS.into_iter().find(|version| versions.contains(version)) else {
-            let reason = format!("speaks versions {VERSIONS:?} of the frames, none of the agent's");
-            return Err(refusal(None, reason));
-        };
-        self.version = Some(version);
-        let hello = Event::Hello {
-            version,
-            keeper_pid: std::process::id() as i32,
-            daemonize: self.daemonize,
-            ready: self.ready,
-            adopted: self.programs.entries().len() as u32,
-            stashed: self.stash.entries().len() as u32,
-        };
-        self.push(hello);
-        let counts = version >= HEARD;
-        if let Some((pid, exit)) = self.predecessor.take().filter(|_| counts) {
-            self.push(Event::Succeeded { pid, exit });
-        }
-        for (id, entry) in self.programs.entries() {
-            let (pid, pipes, exited, count) = (entry.pid, entry.pipes, entry.exited, entry.signals);
-            if counts {
-                queue(&mut self.writer, &Event::Signalled { id, count }, Vec::new());
-            }
-            queue(&mut self.writer, &Event::Adopted { id, pid, pipes, exited }, entry.ends.clone());
-        }
-        for (key, entry) in self.stash.entries() {
-            let (key, bytes) = (key.clone(), entry.bytes.clone());
-            queue(&mut self.writer, &Event::Stashed { key, bytes }, entry.descriptors.clone());
-        }
-        Ok(())
-    }
-
-    fn spawn(&mut self, spawn: Spawn, passed: Vec<OwnedFd>) -> Result<(), Refusal> {
-        let id = spawn.id;
-        if self.programs.contains(id) {
-            return Err(refusal(id, "the id is in use"));
-        }
-        let program = Program::new(spawn, passed.into_iter().next()).map_err(|reason| refusal(id, reason))?;
-        match program.spawn(&self.oom) {
-            Err((step, errno)) => self.push(Event::SpawnFailed { id, step, errno: errno as i32 }),
-            Ok(spawned) => {
-                let (pid, pipes, ends) = (spawned.pid.as_raw(), spawned.pipes, spawned.ends.clone());
-                self.programs.add(id, spawned);
-                if self.agent_exit.is_none() {
-                    queue(&mut self.writer, &Event::Spawned { id, pid, pipes }, ends);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn up(&mut self, messages: Option<OwnedFd>) {
-        self.messages = messages.or(self.messages.take());
-        self.ready = true;
-        self.succession.is_up();
-        self.executable.stop_waiting();
-        let Some(launcher) = self.launcher.take() else { return };
-        if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
-            let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null));
-        }
-        let _ = write(launcher, &[0]);
     }
 
     fn push(&mut self, event: Event) {
@@ -418,16 +345,17 @@ impl Keeper {
         self.relay.again();
         let how = match exit {
             Exit::Code(code) => format!("the agent (pid {}) exited with status {code}", agent.pid),
+            Exit::Unknown => format!("the agent (pid {}) has ended", agent.pid),
             Exit::Signal { signo, .. } => {
                 format!("the agent (pid {}) was ended by signal {signo}", agent.pid)
             }
         };
-        let live = self.programs.live();
+        let live = self.holdings.programs.live();
         let status = match (self.stop, exit) {
             (Some(status), _) => status,
             // It has said on stderr what kept it from coming up.
             (None, Exit::Code(code)) if !self.ready => code,
-            (None, _) if self.ready && self.stash.entries().len() > 0 => {
+            (None, _) if self.ready && self.holdings.stash.entries().len() > 0 => {
                 self.predecessor = Some((agent.pid, exit));
                 let wait = self.wait_for_successor(&how);
                 if wait > Duration::ZERO {
@@ -439,7 +367,7 @@ impl Keeper {
                 self.next_agent = Some(Instant::now() + wait);
                 return None;
             }
-            (None, Exit::Code(_) | Exit::Signal { .. }) => {
+            (None, Exit::Code(_) | Exit::Signal { .. } | Exit::Unknown) => {
                 self.tell(&format!("{how}; stopping its {live} programs"));
                 FAILURE
             }
@@ -485,17 +413,21 @@ impl Keeper {
     fn end_programs(&mut self) {
         (self.connected, self.next_agent) = (false, None);
         for signo in [libc::SIGTERM, libc::SIGKILL] {
-            self.programs.signal_all_groups(signo);
+            self.holdings.programs.signal_all_groups(signo);
             let deadline = Instant::now() + TERM_TO_KILL;
-            while self.programs.live() > 0 && Instant::now() < deadline {
+            while self.holdings.programs.live() > 0 && Instant::now() < deadline {
                 self.wait(Some(deadline.saturating_duration_since(Instant::now())));
                 self.take_signals();
+                self.take_strangers();
             }
         }
     }
 
     /// To where the agent wants the keeper's messages, else to stderr.
-    fn tell(&self, message: &str) {
+    fn tell(&mut self, message: &str) {
+        if self.ready && self.said.len() < MAX_SAID {
+            self.said.push(message.to_owned());
+        }
         let line = format!("supervisord: {message}\n");
         let _ = match &self.messages {
             Some(messages) => write(messages, line.as_bytes()).map_err(std::io::Error::from).map(drop),
@@ -505,9 +437,12 @@ impl Keeper {
 }
 
 fn queue(writer: &mut FrameWriter, event: &Event, descriptors: Vec<Arc<OwnedFd>>) {
+    writer.push(frame(event, descriptors.len()), descriptors);
+}
+
+fn frame(event: &Event, descriptors: usize) -> Vec<u8> {
     // The largest event is an entry of the stash, and that came in a frame of the same size.
-    let frame = encode(event, descriptors.len()).expect("an event fits into a frame");
-    writer.push(frame, descriptors);
+    encode(event, descriptors).expect("an event fits into a frame")
 }
 
 /// In whole milliseconds, which is what poll knows: never earlier than asked for.

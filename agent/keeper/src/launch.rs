@@ -2,35 +2,31 @@
 //! it forks the keeper into a session of its own and stays as the launcher until the daemon is up or has failed.
 //! Whether to daemonize, and what the agent is, its caller has decided.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, Pid, execv, fork, pipe2, read, setsid};
+use nix::unistd::{ForkResult, Pid, fork, pipe2, read, setsid};
 use thiserror::Error;
 
+use crate::execute::start_agent;
 use crate::frame::Exit;
-use crate::keeper::{Agent, Keeper};
+use crate::keeper::Keeper;
 use crate::oom::OomScore;
 use crate::programs::{exit_of, kill};
-use crate::spawn::{exit_now, reset_signals};
-
-/// What the agent finds in front of its first argument, followed by the number of its end of the link.
-pub const ATTACH_OPTION: &str = "--attached-to-keeper=";
+use crate::state::StateError;
 
 /// The daemon's exit status where the keeper or an agent that was up has failed (sysexits' EX_SOFTWARE).
 pub(crate) const FAILURE: i32 = 70;
 
-const RELAYED: [Signal; 5] =
+pub(crate) const RELAYED: [Signal; 5] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2];
 
 #[derive(Clone, Debug)]
@@ -38,7 +34,7 @@ pub struct Launch {
     pub daemonize: bool,
     /// Usually `/proc/self/exe`.
     pub agent_program: PathBuf,
-    /// The name under which it was called first, as `std::env::args_os` gives them. [`ATTACH_OPTION`] is put
+    /// The name under which it was called first, as `std::env::args_os` gives them. [`ATTACH_OPTION`](crate::ATTACH_OPTION) is put
     /// behind the name.
     pub agent_args: Vec<OsString>,
 }
@@ -49,6 +45,8 @@ pub(crate) enum LaunchError {
     NotAlone(usize),
     #[error("an argument has a NUL byte in it")]
     NulInArgument,
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error("cannot {what}: {}", .errno.desc())]
     System { what: &'static str, errno: Errno },
 }
@@ -73,7 +71,7 @@ fn start(launch: Launch) -> Result<i32, LaunchError> {
     // SAFETY: sets no handler.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map_err(failed("reset SIGCHLD"))?;
     // From here on, so that none is lost or ends the process, whoever is to read it in the end.
-    let mut mask = SigSet::from_iter(RELAYED);
+    let mask = SigSet::from_iter(RELAYED);
     mask.thread_block().map_err(failed("block signals"))?;
     let mut launcher = None;
     if launch.daemonize {
@@ -88,15 +86,24 @@ fn start(launch: Launch) -> Result<i32, LaunchError> {
         }
         setsid().map_err(failed("start a session"))?;
     }
-    mask.add(Signal::SIGCHLD);
-    mask.thread_block().map_err(failed("block signals"))?;
-    let signals = signal_descriptor(&mask)?;
+    let signals = listen()?;
     let oom = OomScore::protect();
     let agent = start_agent(&launch.agent_program, &launch.agent_args, &oom)?;
-    Ok(Keeper::new(signals, launch, agent, oom, launcher).run())
+    Ok(Keeper::new(signals, launch, agent, oom, launcher)?.run())
 }
 
-fn failed(what: &'static str) -> impl Fn(Errno) -> LaunchError {
+/// Signals that are the daemon's to act on, and its children's ends.
+pub(crate) fn daemon_signals() -> SigSet {
+    RELAYED.into_iter().chain([Signal::SIGCHLD]).collect()
+}
+
+pub(crate) fn listen() -> Result<SignalFd, LaunchError> {
+    let signals = daemon_signals();
+    signals.thread_block().map_err(failed("block signals"))?;
+    signal_descriptor(&signals)
+}
+
+pub(crate) fn failed(what: &'static str) -> impl Fn(Errno) -> LaunchError {
     move |errno| LaunchError::System { what, errno }
 }
 
@@ -133,35 +140,8 @@ fn end_of(keeper: Pid) -> Result<i32, LaunchError> {
         .map_err(failed("wait for the keeper"))?;
     Ok(match exit_of(status) {
         Exit::Code(code) => code,
-        Exit::Signal { .. } => FAILURE,
+        Exit::Signal { .. } | Exit::Unknown => FAILURE,
     })
-}
-
-pub(crate) fn start_agent(program: &Path, args: &[OsString], oom: &OomScore) -> Result<Agent, LaunchError> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
-        .map_err(failed("create the agent's socket"))?;
-    let mut args = args.to_vec();
-    args.insert(args.len().min(1), format!("{ATTACH_OPTION}{}", theirs.as_raw_fd()).into());
-    let strings = args.into_iter().map(|arg| CString::new(arg.into_vec()));
-    let args: Vec<CString> = strings.collect::<Result<_, _>>().map_err(|_| LaunchError::NulInArgument)?;
-    let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| LaunchError::NulInArgument)?;
-    // SAFETY: there is one thread, so the child may do whatever its parent may.
-    match unsafe { fork() }.map_err(failed("fork the agent"))? {
-        ForkResult::Parent { child } => Ok(Agent { pid: child.as_raw(), socket }),
-        ForkResult::Child => {
-            // Ctrl-C in a terminal and a service manager's TERM reach every process; the agent is to hear of it
-            // from the keeper, once. A log that reaches RLIMIT_FSIZE is an error that it deals with, as Python does.
-            let ignored: Vec<i32> =
-                RELAYED.map(|signal| signal as i32).into_iter().chain([libc::SIGXFSZ]).collect();
-            reset_signals(&ignored);
-            oom.restore();
-            let Err(errno) = fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
-                .and_then(|_| execv(&program, &args).map(|never| match never {}));
-            let _ = writeln!(io::stderr(), "supervisord: cannot start the agent: {}", errno.desc());
-            exit_now(FAILURE)
-        }
-    }
 }
 
 #[cfg(test)]

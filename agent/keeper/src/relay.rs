@@ -1,12 +1,14 @@
 //! Signals that came to the keeper and are the agent's to act on: told to it, and told again to its successor
 //! unless it has said that they are safe.
 
-#[derive(Debug, Default)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Relay {
     signals: Vec<Relayed>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Relayed {
     signo: i32,
     told: bool,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::write;
 
 use crate::frame::{FrameError, HEADER, MAX_DESCRIPTORS, MAX_PAYLOAD};
 
@@ -60,6 +61,11 @@ impl FrameReader {
         }
     }
 
+    /// All that was read has been taken.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.buffer.len() == self.start && self.passed.is_empty()
+    }
+
     /// The next whole frame of what was read. After an error the stream can't be trusted any more.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         let unread = &self.buffer[self.start..];
@@ -99,11 +105,23 @@ pub enum Flushed {
     Throttled,
 }
 
+/// Opens something once a frame has been sent, or given up: a byte goes into a pipe. Where the process is killed
+/// before, the other end sees that the pipe is closed.
+#[derive(Debug)]
+pub(crate) struct Gate(pub(crate) OwnedFd);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = write(&self.0, &[0]);
+    }
+}
+
 #[derive(Debug)]
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
     descriptors: Vec<Arc<OwnedFd>>,
+    _gate: Option<Gate>,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +131,12 @@ pub(crate) struct FrameWriter {
 
 impl FrameWriter {
     pub(crate) fn push(&mut self, bytes: Vec<u8>, descriptors: Vec<Arc<OwnedFd>>) {
-        self.queue.push_back(Outgoing { bytes, sent: 0, descriptors });
+        self.push_before(bytes, descriptors, None);
+    }
+
+    /// The gate opens when the frame is out of this process.
+    pub(crate) fn push_before(&mut self, bytes: Vec<u8>, descriptors: Vec<Arc<OwnedFd>>, gate: Option<Gate>) {
+        self.queue.push_back(Outgoing { bytes, sent: 0, descriptors, _gate: gate });
     }
 
     /// Frames that are not sent completely.

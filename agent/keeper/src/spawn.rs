@@ -12,23 +12,27 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, setpgid,
+    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, read, setpgid,
 };
 
 use crate::errno_name;
 use crate::frame::{Pipes, PrepareStep, Spawn, SpawnStep, SpawnUser};
 use crate::oom::OomScore;
 use crate::prepare::become_user;
+use crate::socket::Gate;
 
 /// Of `argv` and `env` together. The kernel has its own, lower limits on their bytes.
 const MAX_STRINGS: usize = 65_536;
 const NOT_SPAWNED: i32 = 127;
 
+/// A child that waits until it is known to somebody who outlives a keeper that is killed: nothing is to run that
+/// nobody knows of.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
     pub(crate) pipes: Pipes,
     pub(crate) ends: Vec<Arc<OwnedFd>>,
+    pub(crate) gate: Gate,
 }
 
 /// A request that was checked, in the form that the child needs.
@@ -89,21 +93,31 @@ impl Program {
         } else {
             None
         };
+        let (gate, opener) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         // SAFETY: the keeper has one thread, so the child may do whatever the keeper may.
         match unsafe { fork() }.map_err(|errno| (SpawnStep::Fork, errno))? {
-            ForkResult::Child => self.run(&stdin, &stdout, stderr.as_ref().unwrap_or(&stdout), oom),
+            ForkResult::Child => {
+                drop(opener);
+                self.run(&gate, &stdin, &stdout, stderr.as_ref().unwrap_or(&stdout), oom)
+            }
             ForkResult::Parent { child } => {
                 // Also here: a signal to the group must find it, however late the child gets to run.
                 let _ = setpgid(child, child);
-                Ok(Spawned { pid: child, pipes, ends })
+                Ok(Spawned { pid: child, pipes, ends, gate: Gate(opener) })
             }
         }
     }
 
     /// The child, in Supervisor's order.
-    fn run(&self, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, oom: &OomScore) -> ! {
+    fn run(&self, gate: &OwnedFd, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, oom: &OomScore) -> ! {
         let _ = setpgid(Pid::this(), Pid::this());
         reset_signals(&[]);
+        // Closed where the keeper was killed. One that was forked later has the other end too until it has passed
+        // its own gate, so they go last to first.
+        // No handler is set, so no signal comes between.
+        if read(gate, &mut [0]) != Ok(1) {
+            exit_now(NOT_SPAWNED);
+        }
         // Of the descriptors 0 to 2 all are open in the keeper, so none of the three can be one of them.
         let placed = dup2_stdin(stdin).and_then(|()| dup2_stdout(stdout)).and_then(|()| dup2_stderr(stderr));
         close_others();

@@ -24,7 +24,12 @@ pub(crate) struct Stash {
 
 impl Stash {
     /// In place of what the key had; or why not, and then the key keeps that.
-    pub(crate) fn put(&mut self, key: String, bytes: Vec<u8>, passed: Vec<OwnedFd>) -> Result<(), String> {
+    pub(crate) fn put(
+        &mut self,
+        key: String,
+        bytes: Vec<u8>,
+        descriptors: Vec<Arc<OwnedFd>>,
+    ) -> Result<(), String> {
         if key.len() > MAX_KEY {
             return Err(format!("a stash key of {} bytes is over the limit of {MAX_KEY}", key.len()));
         }
@@ -37,7 +42,6 @@ impl Stash {
             ));
         }
         self.bytes = total;
-        let descriptors = passed.into_iter().map(Arc::new).collect();
         self.entries.insert(key, Entry { bytes, descriptors });
         Ok(())
     }

@@ -233,6 +233,15 @@ impl Logs {
         self.send(Command::Answer(Answer(Box::new(answer))));
     }
 
+    /// Every line so far is in the log when this returns.
+    pub(crate) async fn written(&self) {
+        let (answer, answered) = oneshot::channel();
+        self.then(move || {
+            let _ = answer.send(());
+        });
+        let _ = answered.await;
+    }
+
     pub(crate) fn open(&self, instance: Instance, outputs: Outputs) {
         self.send(Command::Open { instance, outputs });
     }

@@ -6,6 +6,9 @@ use crate::name::ProcessName;
 use crate::state::ProcessState;
 use crate::time::Wall;
 
+/// `spawnerr` of a process that ended while nobody was there to be told how.
+pub const EXIT_UNKNOWN: &str = "exit status unknown";
+
 /// A snapshot of one process. Times are `EPOCH` where the thing has not happened yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
@@ -23,7 +26,7 @@ pub struct ProcessStatus {
     pub pid: i32,
     /// Of the last end: the exit code, -1 after a signal, 0 before any.
     pub exitstatus: i32,
-    /// Why the last spawn failed; empty where it did not.
+    /// Why the last spawn failed; empty where it did not. [`EXIT_UNKNOWN`] is said here too.
     pub spawnerr: String,
     /// Whether a person or an API stopped it, which Supervisor words as a stop time.
     pub started_once: bool,
@@ -51,6 +54,8 @@ impl ProcessStatus {
             ProcessState::Stopped | ProcessState::Exited => {
                 if !self.started_once {
                     "Not started".to_owned()
+                } else if self.spawnerr == EXIT_UNKNOWN {
+                    format!("{} ({EXIT_UNKNOWN})", local(self.stop))
                 } else {
                     local(self.stop)
                 }

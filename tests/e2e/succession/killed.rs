@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleetvisor_tests::{Flavour, agent_of, wait_for};
+use fleetvisor_tests::{Flavour, HostConfig, agent_of, is_alive, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -31,8 +31,40 @@ fn nothing_is_lost_or_done_twice_when_the_agent_is_killed_again_and_again() {
     assert!(answered > rounds, "{answered} answers in {rounds} rounds");
     states_are_true(&host);
     assert!(host.stop().success());
-    diaries_agree(&host);
+    assert_eq!(diaries_agree(&host), 0, "every exit is known");
     let successions =
         host.log().lines().filter(|line| line.contains(" has ended (terminated by SIGKILL); its ")).count();
     println!("{rounds} agents killed, {successions} successors, {answered} calls answered");
+}
+
+#[test]
+fn agents_that_keep_dying_are_started_ever_later_and_programs_stay_up() {
+    if Flavour::of_suite() == Flavour::Python {
+        println!("Supervisor has no agent to kill: not looked at");
+        return;
+    }
+    let mut host = HostConfig::new("[program:sleep]\ncommand=/bin/sleep 1000\n").start();
+    host.wait("sleep", "RUNNING");
+    let (keeper, program) = (host.daemon().pid(), host.pid("sleep"));
+    // As a panic, a bug and the kernel's want of memory end it.
+    let mut signals = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGKILL].into_iter().cycle();
+    let mut last = 0;
+    wait_for("the keeper to say that it waits", || {
+        if let Some(agent) = agent_of(keeper).filter(|pid| *pid != last) {
+            last = agent;
+            let _ = kill(Pid::from_raw(agent), signals.next());
+        }
+        let said = host.dir().read("supervisord.out");
+        let waits =
+            said.contains("as others did before it; the next one starts in 200 ms, and 1 programs go on");
+        if waits { Ok(()) } else { Err(said) }
+    });
+    answers(&host);
+    assert_eq!((host.pid("sleep"), is_alive(program)), (program, true));
+    let log = host.log();
+    for how in ["SIGABRT", "SIGSEGV", "SIGKILL"] {
+        assert!(log.contains(&format!(" has ended (terminated by {how}")), "{how}: {log}");
+    }
+    assert!(log.contains(" CRIT the keeper: the agent (pid "), "{log}");
+    assert!(host.stop().success());
 }

@@ -1,7 +1,8 @@
-//! Agents that die, or are replaced, while everything goes on: programs, clients, exits and logs. Each suite runs a
+//! Agents and keepers that die, or are replaced, while everything goes on: programs, clients, exits and logs. Each suite runs a
 //! few rounds by default; `FLEETVISOR_ROUNDS` says how many (`FLEETVISOR_ROUNDS=200 cargo test -p
 //! fleetvisor-tests --test e2e succession`).
 
+mod keeper;
 mod killed;
 mod upgraded;
 mod workers;

@@ -152,45 +152,94 @@ pub(super) fn states_are_true(host: &Host) {
     }
 }
 
-/// After the daemon's end: every life is in its log with its status and with every line once and in order, and
-/// there was never more than one at a time.
-pub(super) fn diaries_agree(host: &Host) {
-    assert_eq!(host.dir().read("twice"), "");
-    let mut said: BTreeMap<String, Vec<(i32, Option<i32>)>> = BTreeMap::new();
+/// One life of a program, as the daemon's log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    pid: i32,
+    /// Keepers that had been killed when it was spawned.
+    deaths: usize,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Status(i32),
+    /// Stopped before the shell knew what to do about it, and before it wrote anything.
+    Unborn,
+    /// Its keeper was killed.
+    Unknown,
+}
+
+/// What the daemon's log says of each program.
+fn said(host: &Host) -> BTreeMap<String, Vec<Said>> {
+    let mut said: BTreeMap<String, Vec<Said>> = BTreeMap::new();
+    let mut deaths = 0;
     for line in host.log().lines() {
-        let text =
-            line.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).map_or("", |(_, rest)| rest);
-        let text = text.split_once(' ').map_or("", |(_, rest)| rest);
-        if let Some((name, pid)) = text.strip_prefix("spawned: '").and_then(|it| it.split_once("' with pid "))
+        let text = line.splitn(4, ' ').nth(3).unwrap_or_default();
+        if text.starts_with("the keeper has gone") {
+            deaths += 1;
+        } else if let Some((name, pid)) =
+            text.strip_prefix("spawned: '").and_then(|it| it.split_once("' with pid "))
         {
             let pid = pid.parse().expect("a pid");
-            said.entry(name.to_owned()).or_default().push((pid, None));
+            said.entry(name.to_owned()).or_default().push(Said { pid, deaths, end: None });
         } else if let Some((name, status)) = text
             .strip_prefix("exited: ")
             .or_else(|| text.strip_prefix("stopped: "))
             .and_then(|rest| rest.split_once(" ("))
         {
-            // Stopped before the shell knew what to do about it, and before it wrote anything.
-            if status == "terminated by SIGTERM)" {
-                let unborn = said.get_mut(name).and_then(Vec::pop).expect("spawned");
-                assert!(diary(host, name).iter().all(|life| life.pid != unborn.0), "{line}");
-                continue;
-            }
-            let status = status.strip_prefix("exit status ").unwrap_or_else(|| panic!("{line}"));
-            let status =
-                status.trim_end_matches(')').split(';').next().expect("one").parse().expect("a status");
-            let last = said.get_mut(name).and_then(|all| all.last_mut()).expect("spawned");
-            assert_eq!(last.1.replace(status), None, "{name} ended twice: {line}");
+            let life = said.get_mut(name).and_then(|all| all.last_mut()).expect("spawned");
+            let end = match status.trim_end_matches(')').split(';').next().expect("one") {
+                "terminated by SIGTERM" => End::Unborn,
+                "exit status unknown" => {
+                    assert!(deaths > life.deaths, "its keeper has seen all of {name}'s life: {line}");
+                    End::Unknown
+                }
+                status => {
+                    let status = status.strip_prefix("exit status ").unwrap_or_else(|| panic!("{line}"));
+                    End::Status(status.parse().expect("a status"))
+                }
+            };
+            assert_eq!(life.end.replace(end), None, "{name} ended twice: {line}");
         }
     }
+    said
+}
+
+/// After the daemon's end: every life is in its log with its status and with every line once and in order, and
+/// there was never more than one at a time. Returns how many ended with a status that nobody knows.
+pub(super) fn diaries_agree(host: &Host) -> usize {
+    assert_eq!(host.dir().read("twice"), "");
+    let mut said = said(host);
+    let mut unknown = 0;
     let mut total = 0;
     for name in names() {
         let lives = diary(host, &name);
         total += lives.len();
+        let status_of = |pid| lives.iter().find(|life| life.pid == pid).and_then(|life| Some(life.end?.0));
+        let mut found = Vec::new();
+        for Said { pid, end, .. } in said.remove(&name).unwrap_or_default() {
+            let status = match end {
+                // As far as is known: it may have been stopped, or its keeper been killed, before its beginning.
+                Some(End::Unknown) => {
+                    unknown += 1;
+                    match status_of(pid) {
+                        None => continue,
+                        status => status,
+                    }
+                }
+                Some(End::Unborn) => {
+                    assert_eq!(status_of(pid), None, "{name} {pid}");
+                    continue;
+                }
+                Some(End::Status(status)) => Some(status),
+                None => None,
+            };
+            found.push((pid, status));
+        }
         let written: Vec<_> =
             lives.iter().map(|life| (life.pid, life.end.map(|(status, _)| status))).collect();
-        let said = said.remove(&name).unwrap_or_default();
-        assert_eq!(said, written, "{name}: what supervisord.log says, and what was");
+        assert_eq!(found, written, "{name}: what supervisord.log says, and what was");
         let lines = |life: &Life| {
             let (pid, (_, lines)) = (life.pid, life.end.expect("ended"));
             (1..=lines).map(|number| format!("{name} {pid} {number}\n")).collect::<String>()
@@ -206,6 +255,7 @@ pub(super) fn diaries_agree(host: &Host) {
         }
     }
     println!("{total} lives");
+    unknown
 }
 
 /// Waits until the daemon answers.

@@ -53,6 +53,12 @@ impl Agent {
         }
     }
 
+    /// Pid of the keeper's parent, which runs the tests.
+    pub(crate) fn runner(&self) -> i32 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.keeper)).unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     pub(crate) fn stop(&mut self, status: i32) {
         self.ask(Request::Stop { status });
     }
@@ -74,6 +80,11 @@ impl Agent {
         panic!("it did not come; instead: {:?}", self.early);
     }
 
+    /// What came and was not waited for.
+    pub(crate) fn early(&self) -> Vec<&Event> {
+        self.early.iter().map(|(event, _)| event).collect()
+    }
+
     pub(crate) fn refused(&mut self) -> (Option<u64>, String) {
         match self.wait(|event| matches!(event, Event::Refused { .. })) {
             (Event::Refused { id, reason }, _) => (id, reason),
@@ -92,7 +103,7 @@ impl Agent {
             self.wait(|event| matches!(event, Event::Spawned { id: found, .. } if *found == id));
         let Event::Spawned { pid, pipes, .. } = event else { panic!("{event:?}") };
         let Pipes { stdin, stderr } = pipes;
-        assert_eq!(descriptors.len(), 1 + usize::from(stdin) + usize::from(stderr));
+        assert_eq!(descriptors.len(), 2 + usize::from(stdin) + usize::from(stderr), "pipes and a pidfd");
         Program { id, pid, ends: ProgramEnds::new(pipes, descriptors).unwrap() }
     }
 

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fleetvisor_keeper::{ATTACH_OPTION, Launch};
+use fleetvisor_keeper::{ATTACH_OPTION, CHECK_OPTION, Launch, RESUME_OPTION};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use agent::Agent;
@@ -36,6 +36,16 @@ fn main() -> ExitCode {
         let test = args[2].to_str().unwrap();
         act(test, Agent::attach(descriptor.parse().unwrap()));
         return ExitCode::SUCCESS;
+    }
+    if let Some(state) = first.strip_prefix(CHECK_OPTION) {
+        let fails = std::env::var_os("KEEPER_TEST_UNFIT").is_some();
+        let status = if fails { 3 } else { fleetvisor_keeper::check(state.parse().unwrap()) };
+        return ExitCode::from(status as u8);
+    }
+    if let Some(state) = first.strip_prefix(RESUME_OPTION) {
+        let state = state.parse().unwrap();
+        args.remove(1);
+        return ExitCode::from(fleetvisor_keeper::resume(state, args) as u8);
     }
     if first == AS_KEEPER || first == AS_DAEMON {
         args.remove(1);

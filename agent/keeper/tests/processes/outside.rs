@@ -26,6 +26,8 @@ pub(crate) const ALL: &[Outside] = &[
     ("messages_go_where_the_agent_wants_them", passes_a_message_file, messages_are_in_the_file),
     ("an_agent_that_left_something_is_succeeded", dies_twice, is_succeeded),
     ("an_agent_is_replaced_by_another_program_or_that_before_goes_on", is_replaced, programs_take_turns),
+    ("a_keeper_becomes_another_program_and_keeps_its_children", renews_its_keeper, is_renewed),
+    ("a_program_that_cannot_read_the_state_is_not_become", keeps_its_keeper, is_unfit),
     ("as_pid_1_orphans_are_reaped_and_told", waits_for_an_orphan, in_a_pid_namespace),
 ];
 
@@ -296,6 +298,71 @@ fn programs_take_turns(mut command: Command) {
     let said = stderr(&output);
     let end = "exited with status 1, as others of its program did; the program before it goes on\n";
     assert!(said.starts_with("supervisord: the agent (pid ") && said.ends_with(end), "{said}");
+}
+
+fn begins_programs(agent: &mut Agent) {
+    assert_eq!(agent.hello(), (false, 0, 0));
+    agent.ask(Request::Ready);
+    agent.ask(Request::Stash { key: "state".into(), bytes: b"mine".to_vec() });
+    agent.spawn(shell(1, "read line; echo $line; exit 5"));
+    agent.complete(shell(2, "exit 0"));
+    let ended = agent.spawn(shell(3, "exit 6"));
+    agent.exited(ended.id);
+}
+
+fn renewed(agent: &mut Agent) -> Option<String> {
+    agent.ask(Request::Renew);
+    match agent.wait(|event| matches!(event, Event::Renewed { .. })) {
+        (Event::Renewed { error }, _) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn renews_its_keeper(agent: &mut Agent) {
+    begins_programs(agent);
+    for _ in 0..3 {
+        assert_eq!(renewed(agent), None);
+        let command = fs::read(format!("/proc/{}/cmdline", agent.keeper)).unwrap();
+        assert!(String::from_utf8_lossy(&command).contains("--keeper-state="));
+    }
+    // What comes meanwhile is carried out before or after.
+    agent.ask(Request::Renew);
+    agent.spawn(shell(4, "exit 7"));
+    agent.wait(|event| *event == Event::Renewed { error: None });
+    assert_eq!(agent.exited(4).exit, Exit::Code(7));
+    assert_eq!(agent.hello(), (true, 3, 1));
+    let (event, _) = agent.wait(|event| matches!(event, Event::Adopted { id: 3, .. }));
+    assert!(matches!(event, Event::Adopted { exited: Some(exited), .. } if exited.exit == Exit::Code(6)));
+    let (_, descriptors) = agent.wait(|event| matches!(event, Event::Adopted { id: 1, .. }));
+    let [stdin, stdout, ..] = &descriptors[..] else { panic!("{descriptors:?}") };
+    nix::unistd::write(stdin, b"hello\n").unwrap();
+    assert_eq!(crate::agent::read_some(stdout), "hello\n");
+    assert_eq!(agent.exited(1).exit, Exit::Code(5), "still a child of the keeper");
+    kill(agent.keeper, libc::SIGUSR2).unwrap();
+    agent.wait(|event| *event == Event::Relayed { signo: libc::SIGUSR2 });
+    agent.stop(4);
+    end(0)
+}
+
+fn is_renewed(command: Command) {
+    let output = finish(command);
+    assert_eq!((code(&output), stderr(&output).as_str()), (4, ""));
+}
+
+fn keeps_its_keeper(agent: &mut Agent) {
+    begins_programs(agent);
+    let error = renewed(agent).unwrap();
+    assert_eq!(error, "it does not understand this one's state (Code(3))");
+    agent.ask(Request::Signal { id: 1, signo: libc::SIGKILL, to_group: true });
+    assert!(matches!(agent.exited(1).exit, Exit::Signal { signo: 9, .. }));
+    agent.stop(4);
+    end(0)
+}
+
+fn is_unfit(mut command: Command) {
+    command.env("KEEPER_TEST_UNFIT", "1");
+    let output = finish(command);
+    assert_eq!((code(&output), stderr(&output).as_str()), (4, ""));
 }
 
 fn waits_for_an_orphan(agent: &mut Agent) {
