@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use fleetvisor_core::request::{Outcome, Processes, Refusal, Verb};
+use fleetvisor_core::request::Refusal;
 use fleetvisor_link::{Accepted, Begun, Gone, Own, Tried, Updated};
 use fleetvisor_model::config::{self, Bundles, Host, User, own_programs};
 
 use crate::host::FileSystem;
-use crate::inbox::{Changes, Handle};
+use crate::inbox::Handle;
 use crate::settings::load_again;
+use crate::update::{Change, carry_out};
 
 pub(crate) async fn try_bundles(handle: &Handle, bundles: Bundles) -> Result<Tried, Gone> {
     let path = handle.facts().config_path.clone();
@@ -50,40 +51,15 @@ pub(crate) async fn update(handle: &Handle, groups: BTreeSet<String>) -> Result<
         Ok(config) => config,
         Err(reason) => return Ok(Err(format!("the configuration cannot be read: {reason}"))),
     };
-    let Changes { added, changed, removed } = handle.reread(config).await?;
-    let meant =
-        |names: Vec<String>| names.into_iter().filter(|name| groups.contains(name)).collect::<Vec<_>>();
-    let (added, changed, removed) = (meant(added), meant(changed), meant(removed));
+    let changes = handle.reread(config).await?.of(|group| groups.contains(group));
     let mut begun = Begun::default();
-    let mut fail = |name: &String, outcome: Outcome| match outcome {
-        Ok(()) => true,
-        Err(refusal) => {
-            begun.failed.push((name.clone(), worded(&refusal)));
-            false
-        }
-    };
-    // All of them stop at the same time.
-    let ending: Vec<&String> = removed.iter().chain(&changed).collect();
-    let mut stopping = Vec::new();
-    for name in &ending {
-        stopping.push(handle.verb(Verb::Stop { wait: true }, Processes::Group((*name).clone()))?);
-    }
-    for mut stopped in stopping {
-        while stopped.recv().await.is_some() {}
-    }
-    let mut gone = BTreeSet::new();
-    for name in ending {
-        if fail(name, handle.remove_group(name.clone()).await?) {
-            gone.insert(name);
-        }
-    }
-    let mut living = BTreeSet::new();
-    for name in changed.iter().filter(|name| gone.contains(name)).chain(&added) {
-        if fail(name, handle.add_group(name.clone()).await?) {
-            living.insert(name.clone());
-        }
-    }
-    Ok(Ok(Begun { groups: living, ..begun }))
+    carry_out(handle, changes, |group, change, outcome| match outcome {
+        Ok(()) if change == Change::Removed => {}
+        Ok(()) => drop(begun.groups.insert(group)),
+        Err(refusal) => begun.failed.push((group, worded(&refusal))),
+    })
+    .await?;
+    Ok(Ok(begun))
 }
 
 fn worded(refusal: &Refusal) -> String {

@@ -135,6 +135,14 @@ pub(crate) struct Changes {
     pub(crate) removed: Vec<String>,
 }
 
+impl Changes {
+    /// Those of some groups.
+    pub(crate) fn of(self, is_meant: impl Fn(&String) -> bool) -> Changes {
+        let meant = |names: Vec<String>| names.into_iter().filter(&is_meant).collect();
+        Changes { added: meant(self.added), changed: meant(self.changed), removed: meant(self.removed) }
+    }
+}
+
 /// A group of the configuration as it was last read, and whether a group of that name is active. AUTO log
 /// targets of active groups are the files that were chosen.
 #[derive(Clone, Debug)]

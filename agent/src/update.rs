@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fleetvisor_core::request::{Processes, Refusal, Verb};
+use fleetvisor_core::request::{Outcome, Processes, Verb};
 use fleetvisor_link::refused;
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_model::state::ProcessState;
@@ -34,44 +34,63 @@ pub(crate) async fn update(
     for group in groups.iter().filter(|group| !known.contains(*group) && !changes.removed.contains(group)) {
         tell(whole(group), Err("ERROR (no such group)".to_owned()));
     }
-    let meant = |names: Vec<String>| -> Vec<String> {
-        names.into_iter().filter(|name| groups.is_empty() || groups.contains(name)).collect()
-    };
-    let Changes { added, changed, removed } = changes;
-    for group in meant(removed) {
-        match end(handle, &group).await? {
-            Ok(()) => tell(whole(&group), Ok("removed process group".to_owned())),
-            Err(refusal) => tell(whole(&group), Err(refused(refusal))),
-        }
-    }
+    let changes = changes.of(|group| groups.is_empty() || groups.iter().any(|meant| meant == group));
     let mut begun = Vec::new();
-    for (group, word) in meant(changed)
-        .into_iter()
-        .map(|group| (group, "updated process group"))
-        .chain(meant(added).into_iter().map(|group| (group, "added process group")))
-    {
-        let ended = if word.starts_with("updated") { end(handle, &group).await? } else { Ok(()) };
-        let outcome = match ended {
-            Ok(()) => handle.add_group(group.clone()).await?,
-            Err(refusal) => Err(refusal),
-        };
-        match outcome {
-            Ok(()) => {
-                tell(whole(&group), Ok(word.to_owned()));
-                begun.push(group);
-            }
-            Err(refusal) => tell(whole(&group), Err(refused(refusal))),
+    carry_out(handle, changes, |group, change, outcome| {
+        let name = whole(&group);
+        match (change, outcome) {
+            (_, Err(refusal)) => return tell(name, Err(refused(refusal))),
+            (Change::Removed, Ok(())) => return tell(name, Ok("removed process group".to_owned())),
+            (Change::Changed, Ok(())) => tell(name, Ok("updated process group".to_owned())),
+            (Change::Added, Ok(())) => tell(name, Ok("added process group".to_owned())),
         }
-    }
+        begun.push(group);
+    })
+    .await?;
     for (name, reason) in failed(handle, &begun).await? {
         tell(name, Err(format!("ERROR ({reason})")));
     }
     Ok(Ok(()))
 }
 
-async fn end(handle: &Handle, group: &str) -> Result<Result<(), Refusal>, Gone> {
-    handle.outcomes(Verb::Stop { wait: true }, Processes::Group(group.to_owned())).await?;
-    handle.remove_group(group.to_owned()).await
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Added,
+    Changed,
+    Removed,
+}
+
+/// Ends groups and brings them to life as the configuration, which was read again, has them now. Those that end do so
+/// at the same time. What became of each is told as it comes about.
+pub(crate) async fn carry_out(
+    handle: &Handle,
+    changes: Changes,
+    mut told: impl FnMut(String, Change, Outcome),
+) -> Result<(), Gone> {
+    let Changes { added, changed, removed } = changes;
+    let mut stopping = Vec::new();
+    for group in removed.iter().chain(&changed) {
+        stopping.push(handle.verb(Verb::Stop { wait: true }, Processes::Group(group.clone()))?);
+    }
+    for mut stopped in stopping {
+        while stopped.recv().await.is_some() {}
+    }
+    for group in removed {
+        let outcome = handle.remove_group(group.clone()).await?;
+        told(group, Change::Removed, outcome);
+    }
+    for group in changed {
+        let outcome = match handle.remove_group(group.clone()).await? {
+            Ok(()) => handle.add_group(group.clone()).await?,
+            Err(refusal) => Err(refusal),
+        };
+        told(group, Change::Changed, outcome);
+    }
+    for group in added {
+        let outcome = handle.add_group(group.clone()).await?;
+        told(group, Change::Added, outcome);
+    }
+    Ok(())
 }
 
 /// Processes of these groups that have failed, once all of them run or have ended.
