@@ -94,6 +94,14 @@ impl Strategy {
         ends
     }
 
+    /// Whether somebody may be left out: everybody begins at once where not.
+    pub(crate) fn is_gradual(&self, total: usize) -> bool {
+        total > 0
+            && (self.batches(total).len() > 1
+                || self.parallel.is_some()
+                || self.failures_allowed(total) < total)
+    }
+
     /// Bad hosts that are put up with.
     pub(crate) fn failures_allowed(&self, total: usize) -> usize {
         match self.max_failures {
@@ -187,6 +195,8 @@ mod tests {
         assert_eq!(Strategy { canary: 5, ..ONCE }.batches(3), [3]);
         assert_eq!(Strategy { batch: Some(Share::Count(0)), ..ONCE }.batches(2), [1, 2]);
         assert!(ONCE.batches(0).is_empty());
+        assert!(strategy.is_gradual(2) && !strategy.is_gradual(0) && !ONCE.is_gradual(2));
+        assert!(Strategy { max_failures: Some(Share::Count(0)), ..ONCE }.is_gradual(2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use tonic::Status;
 
+use crate::bundles::catalog::BundleError;
 use crate::desired::DesiredError;
 use crate::events::EventsError;
 use crate::operations::RunError;
@@ -18,6 +19,8 @@ pub(crate) enum Failure {
     Store(#[from] StoreError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     #[error(transparent)]
     Pki(#[from] PkiError),
     #[error("the system's random source failed: {0}")]
@@ -45,7 +48,11 @@ impl From<RunError> for Status {
             | RunError::Selection(_) => Status::invalid_argument(error.to_string()),
             RunError::TooMany => Status::resource_exhausted(error.to_string()),
             RunError::NoSuch(_) | RunError::Ambiguous(_) => Status::not_found(error.to_string()),
-            RunError::State { .. } | RunError::Elsewhere(_) => Status::failed_precondition(error.to_string()),
+            RunError::State { .. }
+            | RunError::Settled { .. }
+            | RunError::Superseded { .. }
+            | RunError::Elsewhere(_) => Status::failed_precondition(error.to_string()),
+            RunError::Bundle(error) => Failure::Bundle(error).into(),
             RunError::Store(error) => Failure::Store(error).into(),
             RunError::Record(error) => Failure::Record(error).into(),
             RunError::Random(error) => Failure::Random(error).into(),

@@ -137,6 +137,7 @@ impl fleet::Verb {
             fleet::Verb::Restart => "restart",
             fleet::Verb::Signal => "signal",
             fleet::Verb::Update => "update",
+            fleet::Verb::Apply => "apply",
         }
     }
 
@@ -149,6 +150,7 @@ impl fleet::Verb {
             fleet::Verb::Restart => "restarted",
             fleet::Verb::Signal => "signalled",
             fleet::Verb::Update => "updated",
+            fleet::Verb::Apply => "applied",
         }
     }
 }

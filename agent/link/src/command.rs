@@ -199,7 +199,7 @@ pub(crate) async fn carry_out<D: Daemon>(
             return Err(error.into());
         }
     }
-    let line = format!("fleet: {} asks to {}", command.by, shown(&command));
+    let line = format!("fleet: {} asks to {} (operation {})", command.by, shown(&command), command.id);
     membership.daemon.log(LogLevel::Info, line);
     let error = match perform(membership, &command, link).await {
         Ok(()) => String::new(),
@@ -234,7 +234,9 @@ async fn perform<D: Daemon>(
     }
     let teller = Teller { commands: &membership.commands, id: &command.id };
     let verb = match command.verb() {
-        Verb::Unspecified => return Err(Failed::Refused("this version does not know the verb".to_owned())),
+        Verb::Unspecified | Verb::Apply => {
+            return Err(Failed::Refused("this version does not know the verb".to_owned()));
+        }
         Verb::Start => request::Verb::Start { wait: true },
         Verb::Stop => request::Verb::Stop { wait: true },
         Verb::Restart => request::Verb::Restart,

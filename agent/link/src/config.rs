@@ -78,7 +78,13 @@ impl Had {
     fn state(&self, seq: u64) -> ConfigState {
         let mut bundles: BTreeMap<&str, BundleState> = BTreeMap::new();
         for (name, kept) in &self.kept.bundles {
-            let state = BundleState { name: name.clone(), revision: kept.revision, ..BundleState::default() };
+            let starting = !self.in_line || self.unproven.values().any(|bundle| bundle == name);
+            let state = BundleState {
+                name: name.clone(),
+                revision: kept.revision,
+                starting,
+                ..BundleState::default()
+            };
             bundles.insert(name, state);
         }
         for (name, (revision, reason)) in &self.failed {
@@ -302,6 +308,10 @@ impl<D: Daemon> Membership<D> {
                 let of_bundle =
                     |group: String| after.get(&group).map(|bundle| (group.clone(), bundle.clone()));
                 had.unproven.extend(begun.groups.into_iter().filter_map(of_bundle));
+                if !had.in_line {
+                    // These came to life with the daemon.
+                    had.unproven.extend(after.clone());
+                }
                 had.unproven.retain(|group, _| after.contains_key(group));
                 had.in_line = true;
             }

@@ -1,5 +1,6 @@
 //! All bundles as the store has them, in memory, and which of them a host should have. What a host should have
-//! follows from the bundles, its name and its labels; there is nothing to keep for each host.
+//! follows from the bundles, its name and its labels. While a rollout is on its way, it is kept for each host that it
+//! has reached; the others should have what they had before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
@@ -24,6 +25,8 @@ pub(crate) enum BundleError {
     Content { name: String, revision: u64 },
 }
 
+const NO_PANIC: &str = "nothing panics while it holds the bundles";
+
 /// Shared by all calls.
 #[derive(Debug, Default)]
 pub(crate) struct Bundles {
@@ -40,6 +43,9 @@ pub(super) struct Known {
     /// Revision of the store that wrote the head.
     pub(super) stored: u64,
     pub(super) revisions: BTreeMap<u64, Arc<Kept>>,
+    /// Hosts that should have another revision than the settled one: a later one that has reached them, or an earlier
+    /// one, where they were away at their turn.
+    apart: RwLock<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +74,39 @@ impl Known {
 
     /// What a host should have of it.
     pub(super) fn on(&self, host: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<Kept>> {
-        self.revisions.get(&self.head.settled).filter(|kept| kept.includes(host, labels))
+        self.revisions.get(&self.number_on(host)).filter(|kept| kept.includes(host, labels))
+    }
+
+    /// The revision that decides what a host should have; 0 for none.
+    pub(super) fn number_on(&self, host: &str) -> u64 {
+        self.apart.read().expect(NO_PANIC).get(host).copied().unwrap_or(self.head.settled)
+    }
+
+    /// What it should have once all of the latest has arrived.
+    pub(super) fn finally_on(&self, host: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<Kept>> {
+        self.latest().filter(|kept| kept.includes(host, labels))
+    }
+
+    /// Revisions that some host should have.
+    pub(super) fn in_use(&self) -> BTreeSet<u64> {
+        let apart = self.apart.read().expect(NO_PANIC);
+        apart.values().copied().chain([self.head.settled]).collect()
+    }
+
+    /// Hosts that should have another revision than the settled one.
+    pub(super) fn apart(&self) -> Vec<String> {
+        self.apart.read().expect(NO_PANIC).keys().cloned().collect()
+    }
+
+    /// These hosts should have this revision from now on; it is stored.
+    pub(super) fn reach(&self, hosts: &[String], revision: u64) {
+        let mut apart = self.apart.write().expect(NO_PANIC);
+        for host in hosts {
+            match revision == self.head.settled {
+                true => apart.remove(host),
+                false => apart.insert(host.clone(), revision),
+            };
+        }
     }
 }
 
@@ -102,7 +140,13 @@ impl Bundles {
                 .map_err(|source| BundleError::Scope { name: name.to_owned(), source })?;
             revisions.insert(revision.revision, Arc::new(Kept { revision, selection }));
         }
-        let known = Known { name: name.to_owned(), head, stored: head_record.revision, revisions };
+        let mut apart = BTreeMap::new();
+        let prefix = record::apart_prefix(name);
+        for (key, found) in store.list(&prefix).await?.records {
+            apart.insert(key[prefix.len()..].to_owned(), records::decode(&key, &found)?);
+        }
+        let apart = RwLock::new(apart);
+        let known = Known { name: name.to_owned(), head, stored: head_record.revision, revisions, apart };
         self.write().insert(name.to_owned(), Arc::new(known));
         Ok(())
     }
@@ -126,11 +170,11 @@ impl Bundles {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Known>>> {
-        self.known.read().expect("nothing panics while it holds the bundles")
+        self.known.read().expect(NO_PANIC)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Known>>> {
-        self.known.write().expect("nothing panics while it holds the bundles")
+        self.known.write().expect(NO_PANIC)
     }
 }
 

@@ -1,43 +1,29 @@
-//! Push, rollback and delete. A change is judged as a whole before anything is kept: the content on every host that
-//! would get it, and against every other bundle there. Then it is one transaction with its audit record, and after
-//! that hosts are told; each answers for itself, and none delays another.
+//! Push, rollback, delete and revert. A change is judged as a whole before anything is kept: the content on every host
+//! that would get it, and against every other bundle there. Then it is one transaction with its audit record and the
+//! operation that carries it to the hosts, which is [`crate::operations`]' from there on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fleetvisor_model::time::Wall;
-use fleetvisor_proto::fleet::{
-    BundleAccepted, BundleContent, BundleEvent, BundleHostDone, HostPlan, HostResult, HostState, Scope,
-    bundle_event,
-};
+use fleetvisor_proto::fleet::{BundleAccepted, BundleContent, HostPlan, RunEvent, Scope};
 use prost::Message;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::catalog::{BundleError, Known, content};
+use super::catalog::{BundleError, Kept, Known, content};
 use super::check::{Reader, Refusal};
 use super::diff;
 use super::plan::plan;
 use super::record::{self, BUNDLES_MAX, ContentError, Head, MESSAGE_MAX, REVISIONS_KEPT, Revision};
-use super::told::Progress;
 use crate::audit::Entry;
 use crate::clock;
 use crate::controller::Controller;
+use crate::operations::{self, How, Prepared, RunError};
 use crate::records;
 use crate::registry::Host;
 use crate::select::{Selection, SelectionError};
 use crate::store::{Expect, StoreError, Transaction};
-
-const TIMEOUT_DEFAULT: u32 = 300;
-const TIMEOUT_MAX: u32 = 24 * 3600;
-const EVENTS_MAX: usize = 256;
-/// How long a caller may take no event before it counts as gone.
-const CALLER_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether a host has gone away.
-const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
@@ -62,10 +48,10 @@ pub(crate) enum ChangeError {
     Deletion { name: String, revision: u64 },
     #[error("there are {BUNDLES_MAX} bundles, and there cannot be more")]
     TooMany,
-    #[error("a timeout of {0} seconds is too long (the limit is {TIMEOUT_MAX})")]
-    Timeout(u32),
     #[error("somebody else has changed bundle {0} at the same time; look again")]
     Conflict(String),
+    #[error(transparent)]
+    Operation(#[from] RunError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
     #[error(transparent)]
@@ -75,11 +61,11 @@ pub(crate) enum ChangeError {
 /// Who asks, and how it is to be done.
 pub(super) struct Asked {
     pub(super) by: String,
-    pub(super) from: SocketAddr,
+    /// `None` for what follows from something that was asked earlier.
+    pub(super) from: Option<SocketAddr>,
     pub(super) message: String,
     pub(super) dry_run: bool,
-    /// 0 for the default.
-    pub(super) timeout_seconds: u32,
+    pub(super) how: How,
 }
 
 /// What a bundle shall be from now on.
@@ -93,6 +79,12 @@ pub(super) enum Wanted {
         revision: u64,
     },
     Deleted,
+    /// The revision before the latest one, which has failed.
+    Reverted {
+        failed: u64,
+        /// 0 for none.
+        before: u64,
+    },
 }
 
 /// A change that was judged, before it is made.
@@ -103,68 +95,82 @@ struct Change {
     /// `None` for one that is gone, or kept already.
     content: Option<BundleContent>,
     known: Option<Arc<Known>>,
+    /// What carries it to the hosts.
+    operation: Prepared,
     accepted: BundleAccepted,
     plans: Vec<HostPlan>,
     hosts: Vec<Arc<Host>>,
 }
 
-/// Makes the change. What comes of it arrives at the receiver, which ends after the last.
+/// What was accepted, and what comes of it.
+pub(super) struct Changed {
+    pub(super) accepted: BundleAccepted,
+    pub(super) plans: Vec<HostPlan>,
+    /// Of the operation; `None` where nothing is to be done.
+    pub(super) events: Option<mpsc::Receiver<RunEvent>>,
+}
+
+/// Makes the change, which is stored when this returns.
 pub(super) async fn change(
     controller: Arc<Controller>,
     name: String,
     wanted: Wanted,
     asked: Asked,
-) -> Result<mpsc::Receiver<BundleEvent>, ChangeError> {
+) -> Result<Changed, ChangeError> {
     record::check_name(&name)?;
     if asked.message.len() > MESSAGE_MAX {
         return Err(ContentError::Message(asked.message.len()).into());
     }
-    let timeout = match asked.timeout_seconds {
-        0 => TIMEOUT_DEFAULT,
-        seconds if seconds > TIMEOUT_MAX => return Err(ChangeError::Timeout(seconds)),
-        seconds => seconds,
-    };
     let changing = controller.bundles.changing.lock().await;
     let change = judge(&controller, name, wanted, &asked).await?;
-    let (events, receiver) = mpsc::channel(EVENTS_MAX);
-    let caller = Caller(events);
     if asked.dry_run || !change.accepted.changed {
-        drop(changing);
-        tokio::spawn(async move { caller.tell_plan(change.accepted, change.plans).await });
-        return Ok(receiver);
+        return Ok(Changed { accepted: change.accepted, plans: change.plans, events: None });
+    }
+    if change.revision.reverts.is_none() {
+        operations::refuse_too_many(&controller)?;
     }
     commit(&controller, &change, &asked).await?;
     controller.bundles.reload(&*controller.store, &change.name).await?;
-    let touched: Vec<(Arc<Host>, u64)> = change
-        .hosts
-        .iter()
-        .map(|host| {
-            let since = host.told.touch();
-            host.news.notify_one();
-            (host.clone(), since)
-        })
-        .collect();
     drop(changing);
-    let deadline = Instant::now() + Duration::from_secs(timeout.into());
-    tokio::spawn(async move {
-        caller.tell_plan(change.accepted, change.plans).await;
-        let mut tasks = JoinSet::new();
-        for (host, since) in touched {
-            let (caller, name, revision) = (caller.clone(), change.name.clone(), change.revision.clone());
-            let controller = controller.clone();
-            tasks.spawn(async move {
-                let wanted = controller
-                    .bundles
-                    .get(&name)
-                    .and_then(|known| known.on(&host.name, &host.labels()).map(|_| revision.revision));
-                let (result, reason) = follow(&host, &name, wanted, since, deadline).await;
-                let done = BundleHostDone { host: Some(host.describe()), result: result.into(), reason };
-                caller.tell(bundle_event::Event::HostDone(done)).await;
-            });
+    if let Some(before) = change.known.as_ref().and_then(|known| known.latest()) {
+        controller.operations.look(&before.revision.operation);
+    }
+    let is_for_somebody = !change.hosts.is_empty();
+    let events = is_for_somebody.then(|| change.operation.begin(&controller));
+    Ok(Changed { accepted: change.accepted, plans: change.plans, events })
+}
+
+/// Why it could not be put back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RevertError {
+    #[error(transparent)]
+    Store(StoreError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Puts the revision before one that has failed in its place, on all hosts at once; nothing happens where a later
+/// revision has been made. Boxed, for an operation can begin it, and it begins one.
+pub(crate) fn revert(
+    controller: Arc<Controller>,
+    name: String,
+    (before, failed): (u64, u64),
+    by: String,
+    timeout_seconds: u32,
+) -> Pin<Box<dyn Future<Output = Result<(), RevertError>> + Send>> {
+    Box::pin(async move {
+        let refused = |error: &dyn std::fmt::Display| RevertError::Refused(error.to_string());
+        let how = How::parse(None, false, timeout_seconds).map_err(|error| refused(&error))?;
+        let message = format!("revision {failed} has failed");
+        let asked = Asked { by, from: None, message, dry_run: false, how };
+        match change(controller, name, Wanted::Reverted { failed, before }, asked).await {
+            Ok(_) | Err(ChangeError::Conflict(_)) => Ok(()),
+            Err(ChangeError::Store(error) | ChangeError::Bundle(BundleError::Store(error))) => {
+                Err(RevertError::Store(error))
+            }
+            Err(error) => Err(refused(&error)),
         }
-        while tasks.join_next().await.is_some() {}
-    });
-    Ok(receiver)
+    })
 }
 
 async fn judge(
@@ -176,6 +182,19 @@ async fn judge(
     let known = controller.bundles.get(&name);
     let latest = known.as_ref().and_then(|known| known.latest()).cloned();
     let before = latest.as_ref().map(|kept| &kept.revision).filter(|revision| !revision.is_deleted());
+    let (wanted, reverts) = match wanted {
+        Wanted::Reverted { failed, before } => {
+            let known = known.as_ref().filter(|known| known.head.revision == failed);
+            let known = known.ok_or_else(|| ChangeError::Conflict(name.clone()))?;
+            let before = known.revisions.get(&before);
+            let wanted = match before.filter(|kept| !kept.revision.is_deleted()) {
+                Some(kept) => Wanted::Rollback { revision: kept.revision.revision },
+                None => Wanted::Deleted,
+            };
+            (wanted, Some(failed))
+        }
+        wanted => (wanted, None),
+    };
     let (what, content_wanted, scope, rollback_of) = match wanted {
         Wanted::Content { content, scope } => {
             let scope = scope.or_else(|| before.map(Revision::scope));
@@ -191,7 +210,7 @@ async fn judge(
             let content = content(&*controller.store, &name, &kept.revision).await?;
             ("config.rollback", Some(content), kept.revision.scope(), Some(revision))
         }
-        Wanted::Deleted => {
+        Wanted::Deleted | Wanted::Reverted { .. } => {
             let before = before.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
             ("config.delete", None, before.scope(), None)
         }
@@ -204,22 +223,38 @@ async fn judge(
         Some(before) => Some(content(&*controller.store, &name, before).await?),
         None => None,
     };
+    let mut in_use = BTreeMap::new();
+    for kept in known.iter().flat_map(|known| known.in_use().into_iter().map(|it| known.revisions.get(&it))) {
+        if let Some(revision) = kept.map(|kept| &kept.revision).filter(|revision| !revision.is_deleted()) {
+            in_use.insert(revision.revision, content(&*controller.store, &name, revision).await?);
+        }
+    }
     let hosts = controller.registry.all();
     let judged = {
         let (name, bundles) = (name.clone(), controller.bundles_of(&hosts));
-        let (old, new) = (old.clone(), content_wanted.clone());
-        let had = known.clone();
+        let (had, new) = (known.clone(), content_wanted.clone());
         // Thousands of hosts may have to be looked at.
-        let work =
-            move || judge_hosts(&name, &bundles, &selection, had.as_deref(), old.as_ref(), new.as_ref());
+        let work = move || judge_hosts(&name, &bundles, &selection, had.as_deref(), &in_use, new.as_ref());
         tokio::task::spawn_blocking(work).await
     };
     let judged = judged.map_err(|_| BundleError::Store(StoreError::Closed))??;
 
     let digest = content_wanted.as_ref().map(record::digest).unwrap_or_default();
-    let changed = before.is_none_or(|before| before.digest != digest || before.scope() != scope);
+    // Pushed again, what has stopped half-way begins anew.
+    let has_stopped = known.as_ref().is_some_and(|known| {
+        let operation = known.latest().map_or("", |latest| &latest.revision.operation);
+        let is_half_way = known.head.settled != known.head.revision || !known.apart().is_empty();
+        is_half_way && !controller.operations.is_running(operation)
+    });
+    let changed =
+        has_stopped || before.is_none_or(|before| before.digest != digest || before.scope() != scope);
     let last = known.as_ref().map_or(0, |known| known.head.revision);
     let number = if changed { last + 1 } else { last };
+    let concerned: Vec<Arc<Host>> =
+        hosts.into_iter().filter(|host| judged.concerned.contains(&host.name)).collect();
+    let before = known.as_ref().map_or(0, |known| known.head.settled);
+    let operation =
+        operations::apply(&name, (before, number), scope.clone(), &asked.how, &concerned, &asked.by)?;
     let revision = Revision {
         revision: number,
         author: asked.by.clone(),
@@ -229,6 +264,8 @@ async fn judge(
         labels: scope.labels,
         digest,
         rollback_of,
+        reverts,
+        operation: if concerned.is_empty() { String::new() } else { operation.id().to_owned() },
         files: content_wanted
             .as_ref()
             .map_or(0, |content| u32::try_from(content.files.len()).unwrap_or(u32::MAX)),
@@ -237,17 +274,35 @@ async fn judge(
             .map_or(0, |content| content.files.iter().map(|f| f.text.len() as u64).sum()),
         names: judged.names,
     };
-    let concerned: Vec<Arc<Host>> =
-        hosts.into_iter().filter(|host| judged.concerned.contains(&host.name)).collect();
     let titles = (format!("revision {last}"), format!("revision {number}"));
     let accepted = BundleAccepted {
         revision: number,
         changed,
         hosts: u32::try_from(concerned.len()).unwrap_or(u32::MAX),
         diff: diff::unified((old.as_ref(), &titles.0), (content_wanted.as_ref(), &titles.1)),
+        batches: sizes(&asked.how.batches(concerned.len())),
     };
     let content = content_wanted;
-    Ok(Change { name, what, revision, content, known, accepted, plans: judged.plans, hosts: concerned })
+    let plans = in_turn(judged.plans, &operation, &asked.how);
+    Ok(Change { name, what, revision, content, known, operation, accepted, plans, hosts: concerned })
+}
+
+/// Of batches that end there.
+fn sizes(ends: &[usize]) -> Vec<u32> {
+    let begins = std::iter::once(&0).chain(ends);
+    begins.zip(ends).map(|(begin, end)| u32::try_from(end - begin).unwrap_or(u32::MAX)).collect()
+}
+
+/// The plans by the turns of their hosts.
+fn in_turn(plans: Vec<HostPlan>, operation: &Prepared, how: &How) -> Vec<HostPlan> {
+    let mut plans: BTreeMap<String, HostPlan> =
+        plans.into_iter().map(|plan| (plan.host.clone(), plan)).collect();
+    let ends = how.batches(operation.hosts().count());
+    let turn = |(at, host): (usize, &str)| {
+        let batch = ends.iter().take_while(|end| **end <= at).count() + 1;
+        plans.remove(host).map(|plan| HostPlan { batch: u32::try_from(batch).unwrap_or(u32::MAX), ..plan })
+    };
+    operation.hosts().enumerate().filter_map(turn).collect()
 }
 
 /// A host as far as bundles are concerned: name, labels, and the names that its other bundles take.
@@ -267,10 +322,16 @@ struct Judged {
 
 impl Controller {
     fn bundles_of(&self, hosts: &[Arc<Host>]) -> Vec<HostView> {
+        let all = self.bundles.all();
         let view = |host: &Arc<Host>| {
             let labels = host.labels();
-            let assigned = self.bundles.assigned(&host.name, &labels);
-            let bundles = assigned.into_iter().map(|it| (it.name, it.kept.revision.names.clone())).collect();
+            let mut bundles = Vec::new();
+            for known in &all {
+                // What is on its way to it counts, too.
+                let both = [known.on(&host.name, &labels), known.finally_on(&host.name, &labels)];
+                let names = |kept: &Arc<Kept>| (known.name.clone(), kept.revision.names.clone());
+                bundles.extend(both.into_iter().flatten().map(names));
+            }
             HostView { name: host.name.clone(), labels, bundles }
         };
         hosts.iter().map(view).collect()
@@ -282,17 +343,18 @@ fn judge_hosts(
     hosts: &[HostView],
     selection: &Selection,
     had: Option<&Known>,
-    old: Option<&BundleContent>,
+    in_use: &BTreeMap<u64, BundleContent>,
     new: Option<&BundleContent>,
 ) -> Result<Judged, ChangeError> {
     let refused = |refusal| ChangeError::Refused { name: name.to_owned(), refusal };
-    let mut old = old.map(|content| Reader::new(name, content));
+    let mut old: BTreeMap<u64, Reader> =
+        in_use.iter().map(|(revision, content)| (*revision, Reader::new(name, content))).collect();
     let mut new = new.map(|content| Reader::new(name, content));
     let mut judged = Judged { names: BTreeSet::new(), plans: Vec::new(), concerned: BTreeSet::new() };
     for host in hosts {
-        let has = had.is_some_and(|known| known.on(&host.name, &host.labels).is_some());
+        let has = had.and_then(|known| known.on(&host.name, &host.labels));
         let gets = new.is_some() && selection.includes(&host.name, &host.labels);
-        if !has && !gets {
+        if has.is_none() && !gets {
             continue;
         }
         judged.concerned.insert(host.name.clone());
@@ -315,10 +377,8 @@ fn judge_hosts(
             judged.names.extend(after.names.iter().cloned());
         }
         // What an earlier parser has accepted may be refused by this one; then it is as if it were not there.
-        let before = match &mut old {
-            Some(old) if has => old.on(&host.name, &host.labels).ok(),
-            Some(_) | None => None,
-        };
+        let before = has.and_then(|kept| old.get_mut(&kept.revision.revision));
+        let before = before.and_then(|old| old.on(&host.name, &host.labels).ok());
         judged.plans.extend(plan(&host.name, before, after));
     }
     if let Some(new) = &mut new
@@ -333,16 +393,28 @@ async fn commit(controller: &Controller, change: &Change, asked: &Asked) -> Resu
     let Change { name, revision, known, .. } = change;
     let number = revision.revision;
     let expect = known.as_ref().map_or(Expect::Absent, |known| Expect::Revision(known.stored));
-    let head = Head { revision: number, settled: number };
+    // What everybody gets at once is settled at once.
+    let is_gradual = asked.how.is_gradual(change.hosts.len());
+    let settled = if is_gradual { known.as_ref().map_or(0, |known| known.head.settled) } else { number };
+    let head = Head { revision: number, settled };
     let mut transaction = Transaction::default()
         .put_if(record::head_key(name), expect, records::encode(&head))
         .put(record::revision_key(name, number), records::encode(revision));
     if let Some(content) = &change.content {
         transaction = transaction.put(record::content_key(name, &revision.digest), content.encode_to_vec());
     }
+    if !change.hosts.is_empty() {
+        transaction = change.operation.put(transaction);
+    }
     if let Some(known) = known {
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            known.revisions.values().partition(|kept| kept.revision.revision + REVISIONS_KEPT <= number);
+        for host in known.apart().iter().filter(|_| !is_gradual) {
+            transaction = transaction.delete_if(record::apart_key(name, host), Expect::Anything);
+        }
+        let in_use = known.in_use();
+        let (gone, kept): (Vec<_>, Vec<_>) = known.revisions.values().partition(|kept| {
+            let revision = kept.revision.revision;
+            revision + REVISIONS_KEPT <= number && !in_use.contains(&revision)
+        });
         let mut in_use: BTreeSet<&str> = kept.iter().map(|kept| kept.revision.digest.as_str()).collect();
         in_use.insert(&revision.digest);
         for gone in gone {
@@ -361,7 +433,8 @@ async fn commit(controller: &Controller, change: &Change, asked: &Asked) -> Resu
         (message, Some(old)) => format!("revision {number}, as revision {old}: {message}"),
     };
     let hosts = change.hosts.iter().map(|host| host.name.clone());
-    let entry = Entry::new(&asked.by, change.what, name).from(asked.from).hosts(hosts).detail(detail);
+    let entry = Entry::new(&asked.by, change.what, name).hosts(hosts).detail(detail);
+    let entry = asked.from.iter().fold(entry, |entry, from| entry.from(*from));
     match controller.audit.commit(entry, transaction).await {
         Ok(_) => {}
         Err(StoreError::Conflict { .. }) => return Err(ChangeError::Conflict(name.clone())),
@@ -374,65 +447,4 @@ async fn commit(controller: &Controller, change: &Change, asked: &Asked) -> Resu
         change.hosts.len()
     );
     Ok(())
-}
-
-/// Waits until a host has carried it out, could not, or is not there.
-async fn follow(
-    host: &Host,
-    name: &str,
-    wanted: Option<u64>,
-    since: u64,
-    deadline: Instant,
-) -> (HostResult, String) {
-    let mut news = host.told.news();
-    loop {
-        news.mark_unchanged();
-        match host.told.progress(name, wanted, since) {
-            Progress::Done => return (HostResult::Ok, String::new()),
-            Progress::Failed(reason) => return (HostResult::Failed, reason),
-            Progress::UnderWay => {}
-        }
-        if !host.is_online() {
-            return (HostResult::Pending, format!("{}; will catch up when it returns", absence(host)));
-        }
-        if Instant::now() >= deadline {
-            return (HostResult::TimedOut, "it has not said yet that it has applied it".to_owned());
-        }
-        let look = sleep_until(deadline.min(Instant::now() + LOOK));
-        tokio::select! {
-            _ = news.changed() => {}
-            () = look => {}
-        }
-    }
-}
-
-/// `away since 2026-11-21 10:55:00 UTC`.
-fn absence(host: &Host) -> String {
-    let host = host.describe();
-    match host.state() {
-        HostState::NeverSeen => "enrolled, but never linked so far".to_owned(),
-        HostState::Revoked => "revoked, and refused until it enrols anew".to_owned(),
-        HostState::Away | HostState::Online | HostState::Unspecified => {
-            format!("away since {}", clock::utc(Wall(host.since)))
-        }
-    }
-}
-
-/// Whoever asked. What was accepted goes on without it.
-#[derive(Clone)]
-struct Caller(mpsc::Sender<BundleEvent>);
-
-impl Caller {
-    async fn tell_plan(&self, accepted: BundleAccepted, plans: Vec<HostPlan>) {
-        self.tell(bundle_event::Event::Accepted(accepted)).await;
-        for plan in plans {
-            self.tell(bundle_event::Event::Plan(plan)).await;
-        }
-    }
-
-    async fn tell(&self, event: bundle_event::Event) {
-        let sent = self.0.send(BundleEvent { event: Some(event) });
-        // One that hung up or fell asleep misses the rest.
-        let _ = timeout_at(Instant::now() + CALLER_PATIENCE, sent).await;
-    }
 }

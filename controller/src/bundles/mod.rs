@@ -4,7 +4,8 @@
 //! - [`record`]: what the store keeps of a bundle, and the limits.
 //! - [`check`]: whether a content is good on the hosts that would get it.
 //! - [`plan`]: what a change comes to on a host. [`diff`]: what it comes to in the files, without secrets.
-//! - [`catalog`]: all bundles in memory, and which of them a host should have.
+//! - [`catalog`]: all bundles in memory, and which of them a host should have. [`reach`]: how that changes while a
+//!   revision is on its way.
 //! - [`told`]: what one host was told, and what it says it has.
 //! - [`change`]: push, rollback, delete. [`view`]: list, show, history, pull.
 //! - [`service`]: the calls.
@@ -14,9 +15,12 @@ mod change;
 mod check;
 mod diff;
 mod plan;
+mod reach;
 pub(crate) mod record;
 pub(crate) mod service;
 pub(crate) mod told;
 mod view;
 
 pub(crate) use catalog::Bundles;
+pub(crate) use change::{RevertError, revert};
+pub(crate) use reach::Later;

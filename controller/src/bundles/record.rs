@@ -6,6 +6,7 @@
 //! | `bundle/<name>/head` | [`Head`] |
 //! | `bundle/<name>/revision/<number>` | [`Revision`] |
 //! | `bundle/<name>/content/<digest>` | [`BundleContent`], encoded |
+//! | `bundle/<name>/on/<host>` | number of its revision, where that is not the settled one |
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -33,7 +34,7 @@ pub(crate) const REVISIONS_KEPT: u64 = 100;
 pub(crate) struct Head {
     /// The latest.
     pub(crate) revision: u64,
-    /// The one that hosts have unless a rollout has brought them a later one.
+    /// The one of every host of which nothing else is kept.
     pub(crate) settled: u64,
 }
 
@@ -52,6 +53,12 @@ pub(crate) struct Revision {
     pub(crate) digest: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rollback_of: Option<u64>,
+    /// The revision that had failed, and that this one was put in the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reverts: Option<u64>,
+    /// The operation that carries it to the hosts; empty where it was for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) operation: String,
     pub(crate) files: u32,
     pub(crate) bytes: u64,
     /// Names of groups and programs that it defines.
@@ -102,6 +109,15 @@ pub(crate) fn head_key(name: &str) -> String {
 
 pub(crate) fn revision_key(name: &str, revision: u64) -> String {
     format!("{BUNDLES}{name}/revision/{revision:020}")
+}
+
+/// Prefix of the hosts that should have another revision than the settled one.
+pub(crate) fn apart_prefix(name: &str) -> String {
+    format!("{BUNDLES}{name}/on/")
+}
+
+pub(crate) fn apart_key(name: &str, host: &str) -> String {
+    format!("{BUNDLES}{name}/on/{host}")
 }
 
 pub(crate) fn content_key(name: &str, digest: &str) -> String {

@@ -8,21 +8,21 @@ use fleetvisor_proto::fleet::host_bundles_server::HostBundles;
 use fleetvisor_proto::fleet::{
     BundleContent, BundleEvent, BundleRef, DeleteRequest, HistoryRequest, HistoryResponse,
     ListBundlesRequest, ListBundlesResponse, LocalConfig, PullRequest, PushRequest, RollbackRequest,
-    ShowBundleRequest, ShownBundle,
+    ShowBundleRequest, ShownBundle, bundle_event,
 };
 use fleetvisor_proto::principal::Role;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::catalog::{BundleError, content};
-use super::change::{Asked, ChangeError, Wanted, change};
+use super::change::{Asked, ChangeError, Changed, Wanted, change};
 use super::view::{self, ViewError};
 use super::{check, record};
 use crate::access;
 use crate::audit::Entry;
 use crate::controller::Controller;
+use crate::operations::How;
 
 /// Largest message of an operator: a bundle of the largest size, and what is around it.
 pub(crate) const PUSH_BYTES: usize = 2 << 20;
@@ -60,13 +60,12 @@ impl Bundles for BundlesService {
 
     async fn push(&self, call: Request<PushRequest>) -> Result<Response<Events>, Status> {
         let by = access::calling_operator(&call)?;
-        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
         let content =
             record::content(request.files).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let how = How::parse(request.strategy, request.revert, request.timeout_seconds)?;
+        let asked = asked(&by, request.message, request.dry_run, how);
         let wanted = Wanted::Content { content, scope: request.scope };
-        let (message, dry_run, timeout_seconds) = (request.message, request.dry_run, request.timeout_seconds);
-        let asked = Asked { by, from, message, dry_run, timeout_seconds };
         events(change(self.0.clone(), request.name, wanted, asked).await)
     }
 
@@ -74,11 +73,10 @@ impl Bundles for BundlesService {
 
     async fn rollback(&self, call: Request<RollbackRequest>) -> Result<Response<Events>, Status> {
         let by = access::calling_operator(&call)?;
-        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
+        let how = How::parse(request.strategy, request.revert, request.timeout_seconds)?;
+        let asked = asked(&by, request.message, request.dry_run, how);
         let wanted = Wanted::Rollback { revision: request.revision };
-        let (message, dry_run, timeout_seconds) = (request.message, request.dry_run, request.timeout_seconds);
-        let asked = Asked { by, from, message, dry_run, timeout_seconds };
         events(change(self.0.clone(), request.name, wanted, asked).await)
     }
 
@@ -86,10 +84,9 @@ impl Bundles for BundlesService {
 
     async fn delete(&self, call: Request<DeleteRequest>) -> Result<Response<Events>, Status> {
         let by = access::calling_operator(&call)?;
-        let (by, from) = (by.to_string(), by.address);
         let request = call.into_inner();
-        let (message, dry_run, timeout_seconds) = (request.message, request.dry_run, request.timeout_seconds);
-        let asked = Asked { by, from, message, dry_run, timeout_seconds };
+        let how = How::parse(None, false, request.timeout_seconds)?;
+        let asked = asked(&by, request.message, request.dry_run, how);
         events(change(self.0.clone(), request.name, Wanted::Deleted, asked).await)
     }
 
@@ -128,12 +125,16 @@ impl Bundles for BundlesService {
     }
 }
 
-fn events(changed: Result<mpsc::Receiver<BundleEvent>, ChangeError>) -> Result<Response<Events>, Status> {
-    let events = changed.map_err(|error| match &error {
-        ChangeError::Content(_)
-        | ChangeError::Selection(_)
-        | ChangeError::NoScope(_)
-        | ChangeError::Timeout(_) => Status::invalid_argument(error.to_string()),
+fn asked(by: &access::Operator, message: String, dry_run: bool, how: How) -> Asked {
+    Asked { by: by.to_string(), from: Some(by.address), message, dry_run, how }
+}
+
+/// What was accepted and planned, then what comes of it.
+fn events(changed: Result<Changed, ChangeError>) -> Result<Response<Events>, Status> {
+    let changed = changed.map_err(|error| match error {
+        ChangeError::Content(_) | ChangeError::Selection(_) | ChangeError::NoScope(_) => {
+            Status::invalid_argument(error.to_string())
+        }
         ChangeError::Refused {
             refusal: check::Refusal::Everywhere(_) | check::Refusal::OnHost { .. },
             ..
@@ -143,12 +144,18 @@ fn events(changed: Result<mpsc::Receiver<BundleEvent>, ChangeError>) -> Result<R
         ChangeError::Unknown(_) | ChangeError::UnknownRevision { .. } => Status::not_found(error.to_string()),
         ChangeError::TooMany => Status::resource_exhausted(error.to_string()),
         ChangeError::Conflict(_) => Status::aborted(error.to_string()),
+        ChangeError::Operation(error) => error.into(),
         ChangeError::Bundle(_) | ChangeError::Store(_) => {
             tracing::error!("{error}");
             Status::internal(error.to_string())
         }
     })?;
-    Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    let Changed { accepted, plans, events } = changed;
+    let first = std::iter::once(bundle_event::Event::Accepted(accepted));
+    let first = first.chain(plans.into_iter().map(bundle_event::Event::Plan));
+    let then = events.into_iter().map(|events| ReceiverStream::new(events).map(bundle_event::Event::Run));
+    let events = tokio_stream::iter(first).chain(futures_util::stream::iter(then).flatten());
+    Ok(Response::new(events.map(|event| Ok(BundleEvent { event: Some(event) })).boxed()))
 }
 
 fn unseen(error: ViewError) -> Status {

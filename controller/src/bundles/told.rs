@@ -42,7 +42,7 @@ struct Known {
 
 /// How far a host is with one bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+enum Progress {
     UnderWay,
     Done,
     Failed(String),
@@ -89,13 +89,17 @@ impl Told {
     }
 
     /// How far it is with what `touch` gave `since` for: `revision` of a bundle, or to be without it.
-    pub(super) fn progress(&self, name: &str, revision: Option<u64>, since: u64) -> Progress {
+    fn progress(&self, name: &str, revision: Option<u64>, since: u64) -> Progress {
         let known = self.known();
         let state = known.states.get(name);
         match revision {
             Some(revision) => match state {
                 Some(state) if state.failed_revision >= revision => Progress::Failed(state.reason.clone()),
-                Some(state) if state.revision >= revision && state.failed_revision == 0 => Progress::Done,
+                Some(state)
+                    if state.revision >= revision && state.failed_revision == 0 && !state.starting =>
+                {
+                    Progress::Done
+                }
                 Some(_) | None => Progress::UnderWay,
             },
             None if known.told.is_some_and(|told| told >= since) && known.done >= since => match state {
@@ -106,8 +110,23 @@ impl Told {
         }
     }
 
-    pub(super) fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// Waits until it has what `touch` gave `since` for; the error is why it has not.
+    pub(crate) async fn applied(&self, name: &str, revision: Option<u64>, since: u64) -> Result<(), String> {
+        let mut news = self.news.subscribe();
+        loop {
+            news.mark_unchanged();
+            match self.progress(name, revision, since) {
+                Progress::Done => return Ok(()),
+                Progress::Failed(reason) if reason.is_empty() => {
+                    return Err("the host gives no reason".to_owned());
+                }
+                Progress::Failed(reason) => return Err(reason),
+                Progress::UnderWay => {}
+            }
+            if news.changed().await.is_err() {
+                return Err("the host is forgotten".to_owned());
+            }
+        }
     }
 
     /// For people: what it should have, and what it has.

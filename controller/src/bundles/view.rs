@@ -43,7 +43,7 @@ pub(super) fn list(controller: &Controller) -> Vec<BundleInfo> {
     let hosts = controller.registry.all();
     let all = controller.bundles.all().into_iter();
     all.filter(|known| known.latest().is_some_and(|latest| !latest.revision.is_deleted()))
-        .map(|known| info(&known, &states(&known, &hosts)))
+        .map(|known| info(&known, &hosts))
         .collect()
 }
 
@@ -66,9 +66,10 @@ pub(super) async fn show(
         true => file,
         false => BundleFile { text: hide(&String::from_utf8_lossy(&file.text)).into_bytes(), ..file },
     };
-    let hosts = states(&known, &controller.registry.all());
+    let all = controller.registry.all();
+    let hosts = states(&known, &all);
     Ok(ShownBundle {
-        info: Some(info(&known, &hosts)),
+        info: Some(info(&known, &all)),
         revision: Some(wire(&kept.revision)),
         files: files.into_iter().map(hidden).collect(),
         hosts,
@@ -113,7 +114,8 @@ fn states(known: &Known, hosts: &[Arc<Host>]) -> Vec<HostBundleState> {
             failed_revision: said.failed_revision,
             reason: said.reason,
         };
-        let concerns = desired > 0 || said.revision > 0 || said.failed_revision > 0;
+        let is_on_its_way = known.finally_on(&host.name, &host.labels()).is_some();
+        let concerns = is_on_its_way || desired > 0 || said.revision > 0 || said.failed_revision > 0;
         concerns.then(|| HostBundleState {
             host: host.name.clone(),
             state: host.describe().state,
@@ -123,17 +125,22 @@ fn states(known: &Known, hosts: &[Arc<Host>]) -> Vec<HostBundleState> {
     hosts.iter().filter_map(state).collect()
 }
 
-fn info(known: &Known, hosts: &[HostBundleState]) -> BundleInfo {
+fn info(known: &Known, hosts: &[Arc<Host>]) -> BundleInfo {
+    let latest = known.latest().map(|kept| &kept.revision);
     let mut info = BundleInfo {
         name: known.name.clone(),
-        revision: known.latest().map(|kept| wire(&kept.revision)),
+        revision: latest.map(wire),
+        settled: known.head.settled,
+        operation: latest.map(|latest| latest.operation.clone()).unwrap_or_default(),
         ..BundleInfo::default()
     };
-    for bundle in hosts.iter().filter_map(|host| host.bundle.as_ref()).filter(|bundle| bundle.desired > 0) {
+    let number = known.head.revision;
+    for host in hosts.iter().filter(|host| known.finally_on(&host.name, &host.labels()).is_some()) {
+        let said = host.told.state(&known.name).unwrap_or_default();
         info.hosts += 1;
-        match (bundle.failed_revision, bundle.revision) {
-            (failed, _) if failed >= bundle.desired => info.failed += 1,
-            (_, revision) if revision >= bundle.desired => info.applied += 1,
+        match (said.failed_revision, said.revision) {
+            (failed, _) if failed >= number => info.failed += 1,
+            (_, revision) if revision >= number => info.applied += 1,
             (_, _) => info.pending += 1,
         }
     }

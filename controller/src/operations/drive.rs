@@ -3,7 +3,8 @@
 //! one takes up the operation from its records ([`Driver::load`]) and repeats nothing: hosts know the ids that
 //! they have carried out. Which host is next is [`crate::rollout`]'s to say.
 //!
-//! - `sending`: from a host's turn to its link. `asks`: watch, cancel, resume. `telling`: what others hear of it.
+//! - `sending`: from a host's turn to its link. `applying`: the same for a revision of a bundle.
+//! - `asks`: watch, cancel, resume. `storing`: what is kept of it. `telling`: what others hear of it.
 //!
 //! ```text
 //!   turn: answers and times --store--> rollout::next --store--> send
@@ -16,29 +17,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetvisor_model::time::Wall;
-use fleetvisor_proto::fleet::{self, HostDone, HostResult, RunProgress, Verb, run_event};
+use fleetvisor_proto::fleet::{self, HostResult, RunProgress, Verb, run_event};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::RunError;
 use super::caller::Caller;
 use super::member::{Member, absence};
 use super::record::{self, MemberRecord, OperationRecord, PlanPiece, PlannedHost, Stage, State};
-use crate::audit::{Entry, Outcome};
+use crate::audit::Outcome;
+use crate::bundles::catalog::BundleError;
 use crate::clock;
 use crate::controller::Controller;
 use crate::desired::{self, DesiredError};
 use crate::records;
 use crate::registry::host::Answer;
-use crate::rollout::{self, Next, Strategy};
-use crate::store::{Claim, Transaction};
+use crate::rollout::{self, Next, Standing, Strategy};
 
+mod applying;
 mod asks;
 mod sending;
+mod storing;
 mod telling;
 
 /// How soon what the store refused is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long all who are left have to be away before a revision is settled: hosts dial twice in that time.
+const SETTLE_AFTER: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(60);
 const LEASE_RENEWAL: Duration = Duration::from_secs(20);
 /// Hosts that share a transaction at most.
@@ -52,8 +58,16 @@ const NAMED: usize = 5;
 #[derive(Debug)]
 pub(super) enum Ask {
     Watch(Caller),
-    Cancel { by: String, answer: oneshot::Sender<Result<fleet::Operation, RunError>> },
-    Resume { by: String, answer: oneshot::Sender<Result<fleet::Operation, RunError>> },
+    Cancel {
+        by: String,
+        answer: oneshot::Sender<Result<fleet::Operation, RunError>>,
+    },
+    Resume {
+        by: String,
+        answer: oneshot::Sender<Result<fleet::Operation, RunError>>,
+    },
+    /// Something else may have taken its place.
+    Look,
 }
 
 pub(super) struct Driver {
@@ -68,6 +82,8 @@ pub(super) struct Driver {
     numbers: HashMap<String, usize>,
     answers: mpsc::UnboundedReceiver<(usize, Answer)>,
     answers_to: mpsc::UnboundedSender<(usize, Answer)>,
+    /// Tasks that wait for hosts to have applied a revision; they end with this.
+    following: JoinSet<()>,
     presence: broadcast::Receiver<String>,
     /// Hosts may have come, gone or been revoked since they were looked at.
     stirred: bool,
@@ -76,6 +92,8 @@ pub(super) struct Driver {
     /// The first batch that is not good, and since when the one before it is.
     batch: usize,
     good_since: Instant,
+    /// Since when all who are left are away.
+    only_away: Option<Instant>,
     announced: Option<usize>,
     paused: Option<usize>,
     /// Members whose record is behind.
@@ -92,6 +110,8 @@ enum TurnError {
     Desired(#[from] DesiredError),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     #[error("{0} carries it out")]
     Elsewhere(String),
 }
@@ -125,11 +145,13 @@ impl Driver {
             numbers,
             answers,
             answers_to,
+            following: JoinSet::new(),
             presence,
             stirred: true,
             callers: Vec::new(),
             batch: 0,
             good_since: Instant::now(),
+            only_away: None,
             announced: None,
             paused: None,
             unstored: Vec::new(),
@@ -269,18 +291,25 @@ impl Driver {
         self.keep_claim(now).await?;
         if std::mem::take(&mut self.stirred) {
             self.refuse_revoked();
-            self.send_again().await;
+            match self.verb {
+                Verb::Apply => self.follow_begun(),
+                _ => self.send_again().await,
+            }
         }
         self.end_by_time(now).await?;
+        self.give_way().await?;
         self.store_members().await?;
         let mut wake = now + LEASE_RENEWAL;
         if self.record.state == State::Running {
             if let Some(left) = self.go_on(now).await? {
                 wake = wake.min(now + left);
             }
-            let left = u64::try_from(self.record.expires.saturating_sub(clock::now().0)).unwrap_or(0);
-            wake = wake.min(now + Duration::from_micros(left));
+            if self.may_expire() {
+                let left = u64::try_from(self.record.expires.saturating_sub(clock::now().0)).unwrap_or(0);
+                wake = wake.min(now + Duration::from_micros(left));
+            }
         }
+        self.revert().await?;
         self.store_members().await?;
         self.store_counts().await?;
         Ok(self.members.iter().filter_map(|member| member.deadline).fold(wake, Instant::min))
@@ -294,12 +323,19 @@ impl Driver {
             self.good_since = now;
         }
         self.batch = reached;
-        match rollout::next(&self.strategy, &standings, now - self.good_since) {
+        let next = rollout::next(&self.strategy, &standings, now - self.good_since);
+        if next != Next::OnlyAway {
+            self.only_away = None;
+        }
+        match next {
             Next::Begin { hosts, batch } => {
                 self.announce(batch);
                 self.remember_absent(self.ends[batch]).await?;
                 for wave in hosts.chunks(WAVE) {
-                    self.begin(wave.to_vec()).await?;
+                    match self.verb {
+                        Verb::Apply => self.reach(wave).await?,
+                        _ => self.begin(wave.to_vec()).await?,
+                    }
                 }
                 Ok(None)
             }
@@ -312,24 +348,24 @@ impl Driver {
                 }
                 Ok(Some(left))
             }
-            Next::Halt { bad, allowed, batch } => {
-                let failed = self.members.iter().filter(|member| member.standing() == rollout::Standing::Bad);
-                let names: Vec<&str> = failed.map(|member| member.planned.host.as_str()).collect();
-                let more = if names.len() > NAMED { ", ..." } else { "" };
-                let names = names[..names.len().min(NAMED)].join(", ");
-                let batch = (batch + 1).min(self.ends.len());
-                let reason = format!(
-                    "{bad} failed ({names}{more}), and {allowed} may; stopped at batch {batch} of {}",
-                    self.ends.len()
-                );
-                self.set_state(State::Stopped, reason, Outcome::Failed).await?;
-                Ok(None)
-            }
+            Next::Halt { bad, allowed, batch } => self.stop(bad, allowed, batch).await.map(|()| None),
             Next::OnlyAway => {
                 self.remember_absent(self.members.len()).await?;
-                Ok(None)
+                // Right after a controller's start nobody is there yet.
+                let lasts = now - *self.only_away.get_or_insert(now);
+                if lasts >= SETTLE_AFTER {
+                    self.settle().await?;
+                    return Ok(None);
+                }
+                Ok(Some(SETTLE_AFTER - lasts))
             }
             Next::Finished => {
+                let bad = standings.iter().filter(|standing| **standing == Standing::Bad).count();
+                let allowed = self.strategy.failures_allowed(standings.len());
+                if self.verb == Verb::Apply && bad > allowed {
+                    return self.stop(bad, allowed, self.ends.len()).await.map(|()| None);
+                }
+                self.settle().await?;
                 let (ok, failed) = self.counts();
                 let rest = self.members.len() - ok - failed;
                 let reason = format!("{ok} ok, {failed} failed, {rest} not done");
@@ -338,6 +374,18 @@ impl Driver {
                 Ok(None)
             }
         }
+    }
+
+    /// More have failed than may.
+    async fn stop(&mut self, bad: usize, allowed: usize, batch: usize) -> Result<(), TurnError> {
+        let failed = self.members.iter().filter(|member| member.standing() == Standing::Bad);
+        let names: Vec<&str> = failed.map(|member| member.planned.host.as_str()).collect();
+        let more = if names.len() > NAMED { ", ..." } else { "" };
+        let names = names[..names.len().min(NAMED)].join(", ");
+        let (batch, of) = ((batch + 1).min(self.ends.len()), self.ends.len());
+        let reason =
+            format!("{bad} failed ({names}{more}), and {allowed} may; stopped at batch {batch} of {of}");
+        self.set_state(State::Stopped, reason, Outcome::Failed).await
     }
 
     /// Whether the host has come out by it.
@@ -375,7 +423,7 @@ impl Driver {
 
     /// Ends what took too long: hosts without an answer, and those that have not begun in time.
     async fn end_by_time(&mut self, now: Instant) -> Result<(), TurnError> {
-        let expired = self.has_expired();
+        let expired = self.has_expired() && self.may_expire();
         let (verb, seconds) = (self.verb, self.record.timeout_seconds);
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
@@ -384,15 +432,16 @@ impl Driver {
             }
             if member.is_begun() {
                 if member.deadline.is_some_and(|deadline| deadline <= now) {
-                    member.timed_out(seconds);
+                    member.timed_out(verb, seconds);
                 }
                 continue;
             }
-            if member.planned.processes.is_empty() && verb != Verb::Update {
+            if member.planned.processes.is_empty() && !matches!(verb, Verb::Update | Verb::Apply) {
                 let reason = format!("{}, not {}", absence(&member.host), verb.past());
                 member.ending = Some((HostResult::Away, reason));
             } else if expired && self.record.state == State::Running {
-                let keeps_wish = matches!(member.stage, Stage::Remembered { .. });
+                // What is settled reaches a host whenever it returns.
+                let keeps_wish = matches!(member.stage, Stage::Remembered { .. }) || verb == Verb::Apply;
                 member.ending = Some(if keeps_wish && !self.record.expires_as_asked {
                     member.unfinished(verb, false, Wall(self.record.expires))
                 } else {
@@ -419,111 +468,23 @@ impl Driver {
         Ok(())
     }
 
-    /// Stores how hosts came out, and then says so.
-    async fn store_members(&mut self) -> Result<(), TurnError> {
-        let ended: Vec<usize> =
-            (0..self.members.len()).filter(|at| self.members[*at].ending.is_some()).collect();
-        let unstored = std::mem::take(&mut self.unstored);
-        let changed: Vec<usize> = ended.into_iter().chain(unstored.iter().copied()).collect();
-        for wave in changed.chunks(WAVE) {
-            let mut transaction = Transaction::default();
-            for at in wave {
-                let member = &self.members[*at];
-                let stored = member.record(member.ending.as_ref().map_or(member.stage.clone(), done));
-                let key = record::member_key(&self.id, &member.planned.host);
-                transaction = transaction.put(key, records::encode(&stored));
-            }
-            match self.controller.store.commit(transaction).await {
-                Ok(_) => self.stored(wave),
-                Err(error) => {
-                    self.unstored = unstored;
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn stored(&mut self, wave: &[usize]) {
-        for at in wave {
-            let member = &mut self.members[*at];
-            let Some(ending) = member.ending.take() else { continue };
-            member.stage = done(&ending);
-            member.deadline = None;
-            let (result, reason) = ending;
-            let done = HostDone { host: Some(member.host.describe()), result: result.into(), reason };
-            self.tell(run_event::Event::HostDone(done));
-        }
-    }
-
-    async fn set_state(&mut self, state: State, reason: String, outcome: Outcome) -> Result<(), TurnError> {
-        let mut next = self.record.clone();
-        next.state = state;
-        next.reason = reason;
-        next.ended = (state != State::Running).then(|| clock::now().0);
-        (next.ok, next.failed) = self.counts();
-        let key = record::operation_key(&self.id);
-        self.controller.store.commit(Transaction::default().put(key, records::encode(&next))).await?;
-        self.record = next;
-        if state != State::Running {
-            let (by, what) = (self.record.by.clone(), format!("run.{}", self.record.verb));
-            let detail = format!("{}: {}", self.state_word(), self.record.reason);
-            self.audit(&by, &what, outcome, detail).await;
-        }
-        tracing::info!("operation {} is {}: {}", self.id, self.state_word(), self.record.reason);
-        self.show();
-        let now = self.now.borrow().clone();
-        self.tell(run_event::Event::Operation(now));
-        Ok(())
-    }
-
-    async fn audit(&self, by: &str, what: &str, outcome: Outcome, detail: String) {
-        self.controller.audit.note(Entry::new(by, what, &*self.id).detail(detail).outcome(outcome)).await;
-    }
-
-    /// Of several controllers one carries it out.
-    async fn keep_claim(&mut self, now: Instant) -> Result<(), TurnError> {
-        if self.claimed_at.is_some_and(|at| now - at < LEASE_RENEWAL) {
-            return Ok(());
-        }
-        let (key, holder) = (record::operation_key(&self.id), &self.controller.operations.holder);
-        match self.controller.store.claim(&key, holder, LEASE).await? {
-            Claim::Held => {
-                self.claimed_at = Some(now);
-                Ok(())
-            }
-            Claim::HeldBy(other) => Err(TurnError::Elsewhere(other)),
-        }
-    }
-
-    /// Hosts that were under way when it stopped, or was cancelled, have come out since.
-    async fn store_counts(&mut self) -> Result<(), TurnError> {
-        let counts = self.counts();
-        if self.record.state == State::Running || counts == (self.record.ok, self.record.failed) {
-            return Ok(());
-        }
-        let mut next = self.record.clone();
-        (next.ok, next.failed) = counts;
-        let key = record::operation_key(&self.id);
-        self.controller.store.commit(Transaction::default().put(key, records::encode(&next))).await?;
-        self.record = next;
-        Ok(())
-    }
-
     /// Nothing happens before a host returns or a time is reached.
     fn is_settled(&self) -> bool {
         let running = self.record.state == State::Running;
         let has_more = |member: &Member| member.is_begun() || (running && !member.is_done());
-        !self
-            .members
-            .iter()
-            .any(|member| member.ending.is_some() || (has_more(member) && member.is_present()))
+        !self.owes_revert()
+            && !self
+                .members
+                .iter()
+                .any(|member| member.ending.is_some() || (has_more(member) && member.is_present()))
     }
 
     fn is_over(&self) -> bool {
         match self.record.state {
             State::Finished => true,
-            State::Stopped | State::Cancelled => !self.members.iter().any(Member::is_begun),
+            State::Stopped | State::Cancelled => {
+                !self.members.iter().any(Member::is_begun) && !self.owes_revert()
+            }
             State::Running => false,
         }
     }
@@ -537,7 +498,7 @@ impl Driver {
         clock::now().0 >= self.record.expires
     }
 
-    fn standings(&self) -> Vec<rollout::Standing> {
+    fn standings(&self) -> Vec<Standing> {
         self.members.iter().map(Member::standing).collect()
     }
 
@@ -574,14 +535,10 @@ impl From<TurnError> for RunError {
                 RunError::Store(error)
             }
             TurnError::Desired(DesiredError::Record(error)) => RunError::Record(error),
+            TurnError::Bundle(error) => RunError::Bundle(error),
             TurnError::Elsewhere(holder) => RunError::Elsewhere(holder),
         }
     }
-}
-
-fn done((result, reason): &(HostResult, String)) -> Stage {
-    let result = record::result_word(*result).to_owned();
-    Stage::Done { result, reason: reason.clone(), ended: clock::now().0, forgiven: false }
 }
 
 /// Completes when a host of the operation comes or goes, or may have; those that come together count once.

@@ -9,6 +9,7 @@ use fleetvisor_proto::convert::check_process_name;
 use fleetvisor_proto::fleet::{
     self, CommandDone, HostResult, HostState, OperationHost, Outcome, ProcessResult, Verb,
 };
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::record::{self, MemberRecord, PlannedHost, Stage};
@@ -36,6 +37,8 @@ pub(super) struct Member {
     open: Vec<bool>,
     /// The link over which it was told last.
     pub(super) sent: Option<u64>,
+    /// Waits for it to have applied the revision.
+    pub(super) following: Option<AbortHandle>,
     /// When it counts as failed without an answer.
     pub(super) deadline: Option<Instant>,
     /// How it came out, until that is stored.
@@ -53,6 +56,7 @@ impl Member {
             results: Vec::new(),
             open,
             sent: None,
+            following: None,
             deadline: None,
             ending: None,
         }
@@ -125,7 +129,7 @@ impl Member {
     pub(super) fn answers_most(&self, verb: Verb) -> usize {
         match verb {
             Verb::Update => UPDATE_RESULTS_MAX,
-            Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+            Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
                 // Twice over, where it tells a second time what it told before a link broke.
                 self.planned.processes.len() * 2
             }
@@ -143,7 +147,7 @@ impl Member {
             // Each process answers once, and only those that were asked.
             let is_news = match verb {
                 Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
-                Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+                Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
                     self.close(result.name.as_ref())
                 }
             };
@@ -189,8 +193,12 @@ impl Member {
     }
 
     /// No answer within the limit.
-    pub(super) fn timed_out(&mut self, seconds: u32) {
-        let open = if self.open.contains(&true) { self.unanswered() } else { "the rest".to_owned() };
+    pub(super) fn timed_out(&mut self, verb: Verb, seconds: u32) {
+        let open = match verb {
+            Verb::Apply => "the revision".to_owned(),
+            _ if self.open.contains(&true) => self.unanswered(),
+            _ => "the rest".to_owned(),
+        };
         self.ending = Some(if self.is_present() {
             (HostResult::TimedOut, format!("no answer for {open} within {seconds} s"))
         } else {
@@ -223,6 +231,9 @@ impl Member {
             }
             Stage::Remembered { .. } => {
                 (HostResult::Pending, format!("{}; will {word} when it returns", absence(&self.host)))
+            }
+            Stage::Waiting | Stage::Done { .. } if verb == Verb::Apply => {
+                (HostResult::Pending, format!("{}; will catch up when it returns", absence(&self.host)))
             }
             Stage::Waiting | Stage::Done { .. } => (
                 HostResult::Pending,

@@ -1,27 +1,28 @@
-//! What an operator asks of many hosts at once: start, stop, restart, signal, update. Each is a durable record that
-//! is carried out at most once per host, and that goes on whatever happens to the caller or the controller.
+//! What an operator asks of many hosts at once: start, stop, restart, signal, update, and to apply a revision of a
+//! bundle. Each is a durable record that is carried out at most once per host, and that goes on whatever happens to the
+//! caller or the controller.
 //!
-//! - [`request`]: what is asked, checked; [`resolve`]: which hosts and processes that means.
+//! - [`request`]: what is asked, checked; [`resolve`]: which hosts and processes that means; [`begin`]: both, stored.
 //! - [`record`]: how it is kept in the store.
 //! - [`drive`]: one of them under way, [`member`]: a host of it; [`caller`]: who follows it.
 //!
 //! This file owns which are under way, and the calls about them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fleetvisor_proto::fleet::{self, RunEvent, RunPlan, RunRequest, Verb, run_event};
+use fleetvisor_proto::fleet::{self, RunEvent, RunPlan, RunRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::audit::{Entry, Outcome};
+use crate::bundles::catalog::BundleError;
 use crate::clock;
 use crate::controller::Controller;
 use crate::records::{self, RecordError};
 use crate::select::SelectionError;
 use crate::store::{Expect, StoreError, Transaction};
 
+mod begin;
 mod caller;
 mod drive;
 mod member;
@@ -29,9 +30,10 @@ pub(crate) mod record;
 mod request;
 mod resolve;
 
+pub(crate) use begin::{How, Prepared, apply, refuse_too_many, start};
 use caller::Caller;
 use drive::{Ask, Driver};
-use record::{OperationRecord, PlannedHost, State};
+use record::{OperationRecord, State};
 use request::Asked;
 
 /// Operations that are under way, or wait for hosts that are away, at once.
@@ -70,12 +72,21 @@ pub(crate) enum RunError {
     Ambiguous(String),
     #[error("operation {id} is {state}")]
     State { id: String, state: &'static str },
+    #[error(
+        "revision {revision} of bundle {bundle} is settled: hosts that are away get it when they return; roll back, or \
+         push another"
+    )]
+    Settled { bundle: String, revision: u64 },
+    #[error("revision {later} of bundle {bundle} has taken the place of revision {revision}")]
+    Superseded { bundle: String, revision: u64, later: u64 },
     #[error("{0} carries the operation out")]
     Elsewhere(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     #[error("the system's random source failed: {0}")]
     Random(#[from] getrandom::Error),
 }
@@ -104,6 +115,20 @@ impl Operations {
         self.live().len()
     }
 
+    /// Whether it is under way, and neither stopped nor cancelled.
+    pub(crate) fn is_running(&self, id: &str) -> bool {
+        let state = self.get(id).map(|live| live.now.borrow().state());
+        matches!(state, Some(fleet::OperationState::Running | fleet::OperationState::Waiting))
+    }
+
+    /// Something may have taken its place.
+    pub(crate) fn look(&self, id: &str) {
+        if let Some(live) = self.get(id) {
+            // One that has just ended has nothing to look at.
+            let _ = live.asks.send(Ask::Look);
+        }
+    }
+
     /// As if this controller had been killed.
     #[cfg(test)]
     pub(crate) fn abandon(&self) {
@@ -123,76 +148,6 @@ impl Operations {
 pub(crate) fn plan(controller: &Controller, request: RunRequest) -> Result<RunPlan, RunError> {
     let asked = Asked::parse(request)?;
     Ok(resolve::plan(resolve::resolve(&controller.registry, &asked), &asked))
-}
-
-/// Starts the operation, which is stored when this returns. Its events arrive at the receiver, which ends when
-/// there is nothing more to hear before hosts return.
-pub(crate) async fn start(
-    controller: &Arc<Controller>,
-    request: RunRequest,
-    by: String,
-    from: SocketAddr,
-) -> Result<mpsc::Receiver<RunEvent>, RunError> {
-    let asked = Asked::parse(request)?;
-    if controller.operations.under_way() >= LIVE_MAX {
-        return Err(RunError::TooMany);
-    }
-    let resolved = resolve::resolve(&controller.registry, &asked);
-    let planned: Vec<PlannedHost> = resolved.hosts.into_iter().map(|(_, planned)| planned).collect();
-    let id = new_id()?;
-    let made = clock::now().0;
-    let expire = i64::try_from(asked.expire.as_micros()).unwrap_or(i64::MAX);
-    let parts = |target: &fleet::Target| [target.host.clone(), target.group.clone(), target.process.clone()];
-    let record = OperationRecord {
-        verb: asked.verb.word().to_owned(),
-        signal: asked.signal.clone(),
-        by: by.clone(),
-        made,
-        expires: made.saturating_add(expire),
-        expires_as_asked: asked.expire_is_given,
-        ended: None,
-        state: State::Running,
-        reason: String::new(),
-        scope_hosts: asked.scope.hosts.clone(),
-        scope_labels: asked.scope.labels.clone(),
-        targets: asked.targets.iter().map(parts).collect(),
-        strategy: asked.strategy_record.clone(),
-        timeout_seconds: asked.timeout,
-        hosts: planned.len(),
-        ok: 0,
-        failed: 0,
-    };
-    let backlog = BACKLOG + planned.iter().map(|host| host.processes.len() + 2).sum::<usize>() * 2;
-    let (caller, receiver) = Caller::new(backlog);
-    let unmatched = resolved.unmatched;
-    if !planned.is_empty() {
-        let mut transaction =
-            Transaction::default().put(record::operation_key(&id), records::encode(&record));
-        for (key, piece) in record::plan_pieces(&id, &planned) {
-            transaction = transaction.put(key, piece);
-        }
-        let entry = Entry::new(&by, &format!("run.{}", record.verb), &*id)
-            .from(from)
-            .hosts(planned.iter().map(|host| host.host.clone()))
-            .detail(described(&asked))
-            .outcome(Outcome::Started);
-        controller.audit.commit(entry, transaction).await?;
-    }
-    tracing::info!("{by} asks to {} on {} hosts (operation {id})", record.verb, planned.len());
-    let driver = Driver::new(controller.clone(), id, record, asked.strategy, planned);
-    for mut event in driver.replay() {
-        if let run_event::Event::Started(started) = &mut event {
-            started.unmatched = unmatched.clone();
-        }
-        caller.tell(event);
-    }
-    for target in unmatched {
-        caller.tell(run_event::Event::Unmatched(target));
-    }
-    if !driver.is_empty() {
-        take_on(controller, driver.heard_by(caller));
-    }
-    Ok(receiver)
 }
 
 /// Takes up what the last controller left.
@@ -377,32 +332,4 @@ async fn find(controller: &Controller, id: &str) -> Result<String, RunError> {
         [(key, _)] => Ok(key.trim_start_matches(record::OPERATIONS).to_owned()),
         _ => Err(RunError::Ambiguous(id.to_owned())),
     }
-}
-
-/// What the audit log says of it: `restart web:* --batch 25%`.
-fn described(asked: &Asked) -> String {
-    let mut words = vec![asked.verb.word().to_owned()];
-    if asked.verb == Verb::Signal {
-        words.push(asked.signal.clone());
-    }
-    words.extend(asked.targets.iter().map(ToString::to_string));
-    let strategy = &asked.strategy_record;
-    let mut option = |name: &str, value: String, given: bool| {
-        if given {
-            words.push(format!("--{name} {value}"));
-        }
-    };
-    option("parallel", strategy.parallel.to_string(), strategy.parallel > 0);
-    option("canary", strategy.canary.to_string(), strategy.canary > 0);
-    option("batch", strategy.batch.clone(), !strategy.batch.is_empty());
-    option("pause", format!("{}ms", strategy.pause_ms), strategy.pause_ms > 0);
-    option("max-failures", strategy.max_failures.clone(), !strategy.max_failures.is_empty());
-    words.join(" ")
-}
-
-/// 128 random bits: no two operations share an id, so a host can tell a repeated one.
-fn new_id() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")))
 }

@@ -66,6 +66,9 @@ pub(crate) struct OperationRecord {
     pub(crate) targets: Vec<[String; 3]>,
     pub(crate) strategy: StrategyRecord,
     pub(crate) timeout_seconds: u32,
+    /// What is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) applied: Option<AppliedRecord>,
     pub(crate) hosts: usize,
     /// Once it has ended: hosts that did what was asked, and that did not.
     pub(crate) ok: usize,
@@ -90,6 +93,24 @@ pub(crate) struct StrategyRecord {
     pub(crate) canary: u32,
     pub(crate) pause_ms: u64,
     pub(crate) max_failures: String,
+}
+
+/// A revision of a bundle that hosts come to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppliedRecord {
+    pub(crate) bundle: String,
+    pub(crate) revision: u64,
+    /// The one that was settled when it was made; 0 for none.
+    #[serde(default)]
+    pub(crate) before: u64,
+    /// Where it stops after failures, the revision before is put back.
+    pub(crate) revert: bool,
+    /// The operation that has put it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reverted_by: Option<String>,
+    /// A later revision has taken its place.
+    #[serde(default)]
+    pub(crate) superseded: bool,
 }
 
 /// A host of the plan. Their order, over all pieces, is that of the batches.
@@ -261,11 +282,17 @@ pub(crate) fn result(word: &str) -> HostResult {
     RESULTS.iter().find(|(_, known)| *known == word).map_or(HostResult::Failed, |(result, _)| *result)
 }
 
-const VERBS: [Verb; 5] = [Verb::Start, Verb::Stop, Verb::Restart, Verb::Signal, Verb::Update];
+const VERBS: [Verb; 6] = [Verb::Start, Verb::Stop, Verb::Restart, Verb::Signal, Verb::Update, Verb::Apply];
 
 impl OperationRecord {
     pub(crate) fn verb(&self) -> Verb {
         VERBS.into_iter().find(|verb| verb.word() == self.verb).unwrap_or(Verb::Unspecified)
+    }
+
+    /// What the audit log calls it.
+    pub(crate) fn audited(&self) -> String {
+        let area = if self.applied.is_some() { "config" } else { "run" };
+        format!("{area}.{}", self.verb)
     }
 
     /// As callers see it, without the counts of one that is under way.
@@ -277,6 +304,7 @@ impl OperationRecord {
             State::Cancelled => OperationState::Cancelled,
             State::Finished => OperationState::Finished,
         };
+        let applied = self.applied.as_ref();
         fleet::Operation {
             id: id.to_owned(),
             verb: self.verb().into(),
@@ -308,6 +336,11 @@ impl OperationRecord {
             hosts: count(self.hosts),
             ok: count(self.ok),
             failed: count(self.failed),
+            bundle: applied.map(|applied| applied.bundle.clone()).unwrap_or_default(),
+            bundle_revision: applied.map_or(0, |applied| applied.revision),
+            revert: applied.is_some_and(|applied| applied.revert),
+            reverted_by: applied.and_then(|applied| applied.reverted_by.clone()).unwrap_or_default(),
+            superseded: applied.is_some_and(|applied| applied.superseded),
             ..fleet::Operation::default()
         }
     }

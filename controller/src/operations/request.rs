@@ -15,7 +15,7 @@ const TIMEOUT_MAX: u32 = 24 * 3600;
 /// A restart that waits for a host longer than this would come as a surprise.
 const EXPIRE_DEFAULT: Duration = Duration::from_secs(3600);
 /// A start or a stop is remembered without end; this is how long its operation waits to see it done.
-const EXPIRE_WISH: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const EXPIRE_WISH: Duration = Duration::from_secs(7 * 24 * 3600);
 const EXPIRE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,7 +38,8 @@ impl Asked {
     pub(crate) fn parse(request: RunRequest) -> Result<Asked, RunError> {
         let verb = request.verb();
         let signal = match verb {
-            Verb::Unspecified => return Err(RunError::NoVerb),
+            // A revision is applied by the change that makes it.
+            Verb::Unspecified | Verb::Apply => return Err(RunError::NoVerb),
             Verb::Signal => {
                 let signal =
                     signal(&request.signal).ok_or_else(|| RunError::Signal(request.signal.clone()))?;
@@ -49,11 +50,7 @@ impl Asked {
         if verb == Verb::Update {
             request.targets.iter().try_for_each(group_only)?;
         }
-        let timeout = match request.timeout_seconds {
-            0 => TIMEOUT_DEFAULT,
-            seconds if seconds > TIMEOUT_MAX => return Err(RunError::Timeout(seconds)),
-            seconds => seconds,
-        };
+        let timeout = timeout(request.timeout_seconds)?;
         let expire = match request.expire_seconds {
             0 if matches!(verb, Verb::Start | Verb::Stop) => EXPIRE_WISH,
             0 => EXPIRE_DEFAULT,
@@ -77,6 +74,15 @@ impl Asked {
     }
 }
 
+/// 0 for the default.
+pub(super) fn timeout(seconds: u32) -> Result<u32, RunError> {
+    match seconds {
+        0 => Ok(TIMEOUT_DEFAULT),
+        seconds if seconds > TIMEOUT_MAX => Err(RunError::Timeout(seconds)),
+        seconds => Ok(seconds),
+    }
+}
+
 /// `HUP`, `SIGHUP` or `1`; not 0, which does nothing.
 fn signal(text: &str) -> Option<Signal> {
     let upper = text.to_ascii_uppercase();
@@ -94,7 +100,7 @@ fn group_only(target: &fleet::Target) -> Result<(), RunError> {
     if all_of_it && plain { Ok(()) } else { Err(RunError::UpdateTarget(target.to_string())) }
 }
 
-fn strategy(asked: fleet::Strategy) -> Result<(Strategy, StrategyRecord), RunError> {
+pub(super) fn strategy(asked: fleet::Strategy) -> Result<(Strategy, StrategyRecord), RunError> {
     let pause = Duration::from_millis(asked.pause_ms);
     if pause > PAUSE_MAX {
         return Err(RunError::Pause(pause));

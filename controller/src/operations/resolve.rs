@@ -19,7 +19,7 @@ pub(super) struct Resolved {
 pub(super) fn resolve(registry: &Registry, asked: &Asked) -> Resolved {
     let (mut hosts, unmatched) = match asked.verb {
         Verb::Update => (groups(registry, asked), Vec::new()),
-        Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+        Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
             processes(registry, asked)
         }
     };

@@ -72,6 +72,7 @@ impl Served {
         let controller =
             Arc::new(Controller::new(store, registry, authority, "test".to_owned(), stopping.clone()));
         controller.operators.load(&*controller.store).await.unwrap();
+        controller.bundles.load(&*controller.store).await.unwrap();
         crate::operations::take_up(&controller).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

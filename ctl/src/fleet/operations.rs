@@ -27,6 +27,12 @@ pub(crate) struct OperationJson {
     scope: ScopeJson,
     /// `web:*`; empty for all.
     targets: Vec<String>,
+    /// What is applied; both `null` for any other verb.
+    bundle: Option<String>,
+    revision: Option<u64>,
+    /// Whether the revision before is put back where it stops after failures, and the operation that does.
+    revert: bool,
+    reverted_by: Option<String>,
     strategy: StrategyJson,
     timeout_seconds: u32,
     hosts: u32,
@@ -96,6 +102,10 @@ impl From<&Operation> for OperationJson {
             reason: operation.reason.clone(),
             scope: ScopeJson { hosts: scope.hosts, labels: scope.labels },
             targets: operation.targets.iter().map(ToString::to_string).collect(),
+            bundle: some(operation.bundle.clone()),
+            revision: Some(operation.bundle_revision).filter(|revision| *revision > 0),
+            revert: operation.revert,
+            reverted_by: some(operation.reverted_by.clone()),
             strategy: StrategyJson {
                 parallel: Some(strategy.parallel).filter(|parallel| *parallel > 0),
                 batch: some(strategy.batch),
@@ -162,8 +172,11 @@ pub(crate) fn state_word(state: OperationState) -> &'static str {
     }
 }
 
-/// `restart web:*`
+/// `restart web:*`, `apply web revision 2`
 fn command(operation: &Operation) -> String {
+    if operation.verb() == Verb::Apply {
+        return format!("apply {} revision {}", operation.bundle, operation.bundle_revision);
+    }
     let mut words = vec![operation.verb().word().to_owned()];
     if operation.verb() == Verb::Signal {
         words.push(operation.signal.clone());
@@ -205,6 +218,9 @@ pub(crate) fn show(operation: &Operation, hosts: &[OperationHost]) -> Vec<String
     ];
     if !operation.reason.is_empty() {
         lines.push(("reason", operation.reason.clone()));
+    }
+    if !operation.reverted_by.is_empty() {
+        lines.push(("reverted by", operation.reverted_by.clone()));
     }
     if let Some(ended) = time(operation.ended) {
         lines.push(("ended", when::utc(ended)));

@@ -58,7 +58,7 @@ impl Screen {
 
     /// `web-01:web:app: restarted`, green, or red.
     pub(crate) fn outcomes(&mut self, all: &[Line]) -> io::Result<()> {
-        let coloured = |line: &Line| match (self.colour, line.text.rsplit_once(": ")) {
+        let coloured = |line: &Line| match (self.colour, line.text.split_once(": ")) {
             (Colour::Coloured, Some((name, text))) => {
                 format!("{name}: \x1b[{}m{text}\x1b[0m", if line.good { 32 } else { 31 })
             }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetvisor_model::name::ProcessName;
 use fleetvisor_proto::fleet::run_event::Event;
-use fleetvisor_proto::fleet::{BatchBegun, HostDone, HostResult, OperationState, Outcome, RunProgress};
+use fleetvisor_proto::fleet::{
+    BatchBegun, HostDone, HostResult, Operation, OperationState, Outcome, RunProgress,
+};
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -25,6 +27,10 @@ pub(crate) struct Run {
     state: &'static str,
     reason: String,
     total: usize,
+    /// Revision of the bundle that is applied; 0 for none.
+    revision: u64,
+    /// The operation that puts back the revision before.
+    reverted_by: String,
     /// Of the hosts that have come out, those that are not ok.
     not_done: usize,
 }
@@ -71,7 +77,7 @@ struct ProcessOutcome {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct HostOutcome {
+pub(crate) struct HostOutcome {
     host: String,
     /// `ok`, `failed`, `pending`, `away`, `timed-out`, `expired`, `not-begun`, `refused`
     result: &'static str,
@@ -89,23 +95,17 @@ impl Run {
                 self.total = hosts;
                 self.open = started.hosts.into_iter().collect();
                 self.id = started.id;
+                self.revision = started.bundle_revision;
                 let plural = if hosts == 1 { "" } else { "s" };
-                Some(Say::Remark(format!("operation {} on {hosts} host{plural}", self.id)))
+                let what = match self.revision {
+                    0 => String::new(),
+                    revision => format!("bundle {}, revision {revision}: ", started.bundle),
+                };
+                Some(Say::Remark(format!("{what}operation {} on {hosts} host{plural}", self.id)))
             }
             Event::Progress(progress) => Some(self.progress(progress)),
-            Event::HostDone(done) => self.host_done(done).map(Say::Result),
-            Event::Operation(operation) => {
-                let state = operation.state();
-                self.state = state_word(state);
-                self.reason = operation.reason;
-                match state {
-                    OperationState::Stopped | OperationState::Cancelled => Some(Say::Remark(format!(
-                        "operation {} is {}: {}; ctl op resume {} goes on",
-                        self.id, self.state, self.reason, self.id
-                    ))),
-                    _ => None,
-                }
-            }
+            Event::HostDone(done) => self.host_done(done),
+            Event::Operation(operation) => self.operation(operation).map(Say::Remark),
             Event::Batch(batch) => {
                 let plural = if batch.hosts == 1 { "" } else { "s" };
                 let BatchBegun { batch, batches, hosts } = batch;
@@ -133,12 +133,40 @@ impl Run {
         Say::Outcomes(lines.collect())
     }
 
-    fn host_done(&mut self, done: HostDone) -> Option<String> {
+    fn operation(&mut self, operation: Operation) -> Option<String> {
+        let state = operation.state();
+        let is_news = self.state != state_word(state) || self.reason != operation.reason;
+        self.state = state_word(state);
+        self.reason = operation.reason;
+        if !operation.reverted_by.is_empty() && self.reverted_by.is_empty() {
+            self.reverted_by = operation.reverted_by;
+            return Some(format!("the revision before is put back: operation {}", self.reverted_by));
+        }
+        let ends = matches!(state, OperationState::Stopped | OperationState::Cancelled);
+        (is_news && ends).then(|| {
+            let hint = match operation.superseded || operation.revert {
+                true => String::new(),
+                false => format!("; ctl op resume {} goes on", self.id),
+            };
+            format!("operation {} is {}: {}{hint}", self.id, self.state, self.reason)
+        })
+    }
+
+    fn host_done(&mut self, done: HostDone) -> Option<Say> {
         let kind = done.result();
         let host = done.host.unwrap_or_default().name;
         self.open.remove(&host);
-        let line = match kind {
+        let applies = self.revision > 0;
+        let say = match kind {
+            HostResult::Ok if applies => {
+                let line = format!("{host}: revision {} applied", self.revision);
+                Some(Say::Outcomes(vec![Line { text: line, good: true }]))
+            }
             HostResult::Ok => None,
+            HostResult::Failed | HostResult::TimedOut if applies => {
+                let text = format!("{host}: ERROR ({})", done.reason);
+                Some(Say::Outcomes(vec![Line { text, good: false }]))
+            }
             HostResult::Failed
             | HostResult::Pending
             | HostResult::Away
@@ -148,14 +176,14 @@ impl Run {
             | HostResult::Refused
             | HostResult::UnderWay
             | HostResult::Waiting
-            | HostResult::Unspecified => Some(format!("{host}: {}", done.reason)),
+            | HostResult::Unspecified => Some(Say::Result(format!("{host}: {}", done.reason))),
         };
         let outcome =
             HostOutcome { host: host.clone(), result: result_word(kind), reason: done.reason, kind };
         let before = self.hosts.insert(host, outcome).is_some_and(|before| before.kind != HostResult::Ok);
         self.not_done += usize::from(kind != HostResult::Ok);
         self.not_done -= usize::from(before);
-        line
+        say
     }
 
     /// Last lines once the stream has ended, for hosts that never answered.
@@ -198,6 +226,16 @@ impl Run {
         format!("{} of {} hosts{failed}", self.hosts.len(), self.total)
     }
 
+    /// The operation that puts back the revision before, where it is known.
+    pub(crate) fn reverted_by(&self) -> Option<&str> {
+        Some(self.reverted_by.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// How many hosts did it, of all.
+    pub(crate) fn done(&self) -> (usize, usize) {
+        (self.hosts.values().filter(|host| host.kind == HostResult::Ok).count(), self.total)
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
@@ -230,6 +268,11 @@ impl Run {
             "" => "the answer broke off; see ctl op list for what was begun".to_owned(),
             id => format!("the answer broke off; operation {id} goes on: ctl op watch {id}"),
         }
+    }
+
+    /// State, its reason, and the hosts.
+    pub(crate) fn into_outcome(self) -> (&'static str, String, Vec<HostOutcome>) {
+        (self.state, self.reason, self.hosts.into_values().collect())
     }
 
     pub(crate) fn into_json(self) -> RunJson {
@@ -276,7 +319,7 @@ mod tests {
 
     fn started(hosts: &[&str]) -> Event {
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Event::Started(RunStarted { id: "7f".to_owned(), hosts, unmatched: Vec::new() })
+        Event::Started(RunStarted { id: "7f".to_owned(), hosts, ..RunStarted::default() })
     }
 
     fn progress(host: &str, outcome: Outcome, text: &str) -> Event {
@@ -326,6 +369,46 @@ mod tests {
             ]
         );
         assert_eq!(run.exit(), Exit::Partial);
+    }
+
+    #[test]
+    fn a_revision_that_is_applied_is_named_on_every_line() {
+        let begun = Event::Started(RunStarted {
+            id: "7f".to_owned(),
+            hosts: vec!["a".to_owned(), "b".to_owned()],
+            bundle: "web".to_owned(),
+            bundle_revision: 2,
+            ..RunStarted::default()
+        });
+        let stopped = |reverted_by: &str| {
+            Event::Operation(Operation {
+                state: OperationState::Stopped.into(),
+                reason: "1 failed (b), and 0 may".to_owned(),
+                revert: true,
+                reverted_by: reverted_by.to_owned(),
+                ..Operation::default()
+            })
+        };
+        let (run, said) = run(vec![
+            begun,
+            done("a", HostResult::Ok, ""),
+            done("b", HostResult::Failed, "no such user"),
+            stopped(""),
+            stopped("80"),
+        ]);
+        let remark = |text: &str| Some(Say::Remark(text.to_owned()));
+        let outcome = |line: &str, good| Some(Say::Outcomes(vec![Line { text: line.to_owned(), good }]));
+        assert_eq!(
+            said,
+            [
+                remark("bundle web, revision 2: operation 7f on 2 hosts"),
+                outcome("a: revision 2 applied", true),
+                outcome("b: ERROR (no such user)", false),
+                remark("operation 7f is stopped: 1 failed (b), and 0 may"),
+                remark("the revision before is put back: operation 80"),
+            ]
+        );
+        assert_eq!((run.reverted_by(), run.done()), (Some("80"), (1, 2)));
     }
 
     #[test]

@@ -36,8 +36,8 @@ enum What {
 /// Lists operations: id, state, hosts that are done of all, when, who, what
 ///
 /// With -o json one document: {"operations": [{"id", "verb", "signal", "by", "made", "expires", "ended",
-/// "state", "reason", "scope", "targets", "strategy", "timeout_seconds", "hosts", "ok", "failed",
-/// "under_way"}]}. The latest is the last.
+/// "state", "reason", "scope", "targets", "bundle", "revision", "revert", "reverted_by", "strategy",
+/// "timeout_seconds", "hosts", "ok", "failed", "under_way"}]}. The latest is the last.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl op list\n  ctl op list -n 100 -o json")]
 struct List {

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use fleetvisor_proto::fleet::fleet_client::FleetClient;
 use fleetvisor_proto::fleet::{self, RunEvent, RunRequest};
-use tonic::Streaming;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 use super::rollout::Rollout;
 use super::{here, in_fleet, print_json};
@@ -76,7 +77,11 @@ impl Command<'_> {
                 return Ok(Exit::Interrupted);
             }
         };
-        if self.rollout.no_wait { leave(cli, &mut run, answer).await } else { follow(cli, run, answer).await }
+        if self.rollout.no_wait() {
+            leave(cli, &mut run, answer).await
+        } else {
+            follow(cli, run, answer).await
+        }
     }
 
     async fn print_plan(
@@ -120,30 +125,52 @@ async fn leave(cli: &Cli, run: &mut Run, mut events: Streaming<RunEvent>) -> Res
     Ok(if begun && !run.has_unmatched() { Exit::Done } else { Exit::Failed })
 }
 
-/// Prints results as they come, until there is nothing more to hear. With `-o json` the document comes at the end:
-/// `{"id", "state", "reason", "results": [{"name", "outcome", "text"}], "hosts": [{"host", "result", "reason"}],
-/// "unmatched": [target]}`.
-pub(super) async fn follow(
-    cli: &Cli,
-    mut run: Run,
-    mut events: Streaming<RunEvent>,
-) -> Result<Exit, FleetError> {
+/// Prints results as they come, until there is nothing more to hear. With `-o json` the document comes at the end.
+pub(super) async fn follow(cli: &Cli, mut run: Run, events: Streaming<RunEvent>) -> Result<Exit, FleetError> {
     let text = cli.access.form() == Form::Text;
+    if let Heard::Interrupted = hear(text, &mut run, events).await? {
+        return Ok(Exit::Interrupted);
+    }
+    let lines = run.end();
+    let exit = run.exit();
+    if run.is_empty() {
+        eprintln!("ctl: no host fits");
+    }
+    if text {
+        print::lines(&lines)?;
+    } else {
+        print_json(&run.into_json())?;
+    }
+    Ok(exit)
+}
+
+/// How listening has ended.
+pub(super) enum Heard {
+    All,
+    Interrupted,
+}
+
+/// Prints results and remarks as they come, and gathers them in `run`. Ctrl-C leaves the operation alone.
+pub(super) async fn hear(
+    text: bool,
+    run: &mut Run,
+    events: impl Stream<Item = Result<RunEvent, Status>>,
+) -> Result<Heard, FleetError> {
     let mut screen = Screen::new(if text { Colour::of_stdout() } else { Colour::Plain });
     let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    tokio::pin!(interrupted, events);
     loop {
         let event = tokio::select! {
-            event = events.message() => event,
+            event = events.next() => event,
             _ = &mut interrupted => {
                 screen.remark(&run.farewell());
-                return Ok(Exit::Interrupted);
+                return Ok(Heard::Interrupted);
             }
         };
         let event = match event {
-            Ok(Some(event)) => event,
-            Ok(None) => break,
-            Err(status) => {
+            Some(Ok(event)) => event,
+            None => break,
+            Some(Err(status)) => {
                 screen.remark(&run.broken_off());
                 return Err(status.into());
             }
@@ -156,16 +183,6 @@ pub(super) async fn follow(
         }
         screen.status(|| run.summary());
     }
-    let lines = run.end();
-    let exit = run.exit();
     screen.clear();
-    if run.is_empty() {
-        eprintln!("ctl: no host fits");
-    }
-    if text {
-        print::lines(&lines)?;
-    } else {
-        print_json(&run.into_json())?;
-    }
-    Ok(exit)
+    Ok(Heard::All)
 }

@@ -3,7 +3,7 @@
 //! - [`access`]: who is refused.
 //! - [`ansible`]: the collection with its modules and role.
 //! - [`away`]: hosts that are not there, and come back.
-//! - [`bundles`]: configuration that the fleet gives its hosts.
+//! - [`bundles`]: configuration that the fleet gives its hosts; [`bundle_rollouts`]: batch by batch.
 //! - [`events`]: what is told of all that; [`tail`]: what programs write. [`followed`]: a command that goes on.
 //! - [`half_open`]: links that are dead while nobody has said so.
 //! - [`partition`]: all of that at random, under a stream of operations.
@@ -17,6 +17,7 @@
 mod access;
 mod ansible;
 mod away;
+mod bundle_rollouts;
 mod bundles;
 mod drift;
 mod events;

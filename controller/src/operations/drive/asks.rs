@@ -25,6 +25,8 @@ impl Driver {
                 let result = self.resume(&by).await;
                 let _ = answer.send(result);
             }
+            // The next turn does.
+            Ask::Look => {}
         }
     }
 
@@ -36,6 +38,7 @@ impl Driver {
                 return Err(RunError::State { id: self.id.clone(), state: self.state_word() });
             }
         }
+        self.refuse_cancel()?;
         self.audit(by, "operation.cancel", Outcome::Done, String::new()).await;
         let changed = async {
             for at in 0..self.members.len() {
@@ -62,6 +65,7 @@ impl Driver {
                 return Err(RunError::State { id: self.id.clone(), state: self.state_word() });
             }
         }
+        self.refuse_resume()?;
         self.audit(by, "operation.resume", Outcome::Done, String::new()).await;
         let lasts = self.record.expires.saturating_sub(self.record.made);
         for at in 0..self.members.len() {

@@ -25,8 +25,14 @@ impl Driver {
     /// What has happened so far, as it was told to those who listened.
     pub(in crate::operations) fn replay(&self) -> Vec<run_event::Event> {
         let hosts = self.members.iter().map(|member| member.planned.host.clone()).collect();
-        let mut events =
-            vec![run_event::Event::Started(RunStarted { id: self.id.clone(), hosts, unmatched: Vec::new() })];
+        let applied = self.record.applied.as_ref();
+        let mut events = vec![run_event::Event::Started(RunStarted {
+            id: self.id.clone(),
+            hosts,
+            unmatched: Vec::new(),
+            bundle: applied.map(|applied| applied.bundle.clone()).unwrap_or_default(),
+            bundle_revision: applied.map_or(0, |applied| applied.revision),
+        })];
         for member in &self.members {
             if !member.results.is_empty() {
                 let (host, results) = (member.planned.host.clone(), member.results.clone());

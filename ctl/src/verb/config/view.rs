@@ -18,16 +18,18 @@ use crate::verb::{print_json, refuse_scope};
 
 /// Lists bundles: name, revision, hosts that have applied it, which hosts it is for, message
 ///
-/// With -o json one document: {"bundles": [{"bundle", "hosts", "applied", "failed", "pending", "latest": {"revision",
-/// "author", "at", "message", "scope": {"hosts", "labels"}, "digest", "rollback_of", "deleted", "files", "bytes"}}]}.
+/// With -o json one document: {"bundles": [{"bundle", "hosts", "applied", "failed", "pending", "settled", "operation",
+/// "latest": {"revision", "author", "at", "message", "scope": {"hosts", "labels"}, "digest", "rollback_of", "deleted",
+/// "files", "bytes"}}]}. Hosts that no rollout has reached have the revision "settled".
 #[derive(Args, Debug)]
 #[command(after_help = "Example: ctl config list")]
 pub(super) struct List;
 
 /// Shows a bundle: its hosts and how far they are, and its files
 ///
-/// Values of keys that look like secrets are hidden. With -o json one document: {"bundle", "hosts": [{"host", "state",
-/// "desired", "revision", "failed_revision", "reason"}], "shown": revision as in list, "files": [{"name", "text"}]}.
+/// Values of keys that look like secrets are hidden. With -o json one document: {"bundle", "settled", "operation",
+/// "hosts": [{"host", "state", "desired", "revision", "failed_revision", "reason"}], "shown": revision as in list,
+/// "files": [{"name", "text"}]}; "settled" and "operation" as in list.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ctl config show web\n  ctl config show web 3")]
 pub(super) struct Show {
@@ -63,12 +65,18 @@ struct BundleJson {
     applied: u32,
     failed: u32,
     pending: u32,
+    /// The revision of hosts that no rollout has reached; `null` for none.
+    settled: Option<u64>,
+    /// The one that carries the latest to the hosts.
+    operation: Option<String>,
     latest: Option<RevisionJson>,
 }
 
 #[derive(Serialize)]
 struct ShownJson {
     bundle: String,
+    settled: Option<u64>,
+    operation: Option<String>,
     shown: Option<RevisionJson>,
     files: Vec<FileJson>,
     hosts: Vec<HostJson>,
@@ -122,6 +130,8 @@ impl Show {
             Form::Text => print::lines(&show_lines(&self.bundle, &found))?,
             Form::Json => print_json(&ShownJson {
                 bundle: self.bundle.clone(),
+                settled: found.info.as_ref().map(|info| info.settled).filter(|settled| *settled > 0),
+                operation: found.info.as_ref().map(|info| info.operation.clone()).filter(|id| !id.is_empty()),
                 shown: found.revision.as_ref().map(RevisionJson::from),
                 files: found
                     .files
@@ -164,6 +174,8 @@ impl From<BundleInfo> for BundleJson {
             applied: info.applied,
             failed: info.failed,
             pending: info.pending,
+            settled: Some(info.settled).filter(|settled| *settled > 0),
+            operation: Some(info.operation).filter(|id| !id.is_empty()),
         }
     }
 }
@@ -194,6 +206,9 @@ fn list_lines(bundles: &[BundleInfo]) -> Vec<String> {
             let mut hosts = format!("{} of {} hosts", bundle.applied, bundle.hosts);
             if bundle.failed > 0 {
                 hosts.push_str(&format!(", {} failed", bundle.failed));
+            }
+            if bundle.settled != revision.revision {
+                hosts.push_str(&format!(", else revision {}", bundle.settled));
             }
             let scope = shown(revision.scope.as_ref());
             let line =
@@ -238,6 +253,14 @@ fn show_lines(name: &str, found: &ShownBundle) -> Vec<String> {
     ];
     if revision.rollback_of > 0 {
         lines.push(("as revision", revision.rollback_of.to_string()));
+    }
+    let info = found.info.clone().unwrap_or_default();
+    if info.settled != info.revision.map_or(0, |latest| latest.revision) {
+        let has = match info.settled {
+            0 => "have none".to_owned(),
+            settled => format!("have revision {settled}"),
+        };
+        lines.push(("rollout", format!("operation {}; hosts that it has not reached {has}", info.operation)));
     }
     let mut lines: Vec<String> =
         lines.into_iter().map(|(what, text)| format!("{what:<12}{text}").trim_end().to_owned()).collect();
