@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::command::{Ran, run};
 use crate::host::clean;
+use crate::marked;
 use crate::net::in_namespace;
 use crate::wait::wait_for;
 use crate::{Daemon, Host, HostConfig, LIMIT, Network, Proxy, WorkDir, binary, free_port};
@@ -117,6 +118,24 @@ impl Fleet {
     /// The operator's identity that `init` made.
     pub fn admin(&self) -> PathBuf {
         self.controller_dir().join("admin")
+    }
+
+    /// Runs a line of a shell, as an operator would type it, in a folder of its own.
+    ///
+    /// # Panics
+    /// When the folder can't be made.
+    #[track_caller]
+    pub fn shell(&self, folder: &Path, line: &str) -> Ran {
+        std::fs::create_dir_all(folder).expect("an own directory");
+        let mut command = Command::new("/bin/sh");
+        clean(command.args(["-c", line]).current_dir(folder));
+        let programs = binary("ctl").parent().map(Path::to_owned).unwrap_or_default();
+        command
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()))
+            .env("FLEETVISOR_CONTROLLER", self.address())
+            .env("FLEETVISOR_IDENTITY", self.admin())
+            .env(marked::VARIABLE, self.dir.path());
+        run(&mut command, LIMIT)
     }
 
     /// Runs `fleetvisor-controller` with these arguments to its end.

@@ -22,6 +22,7 @@ mod port;
 mod process;
 mod proxy;
 mod rpc;
+pub mod schema;
 mod smtp;
 mod terminal;
 mod wait;

@@ -13,6 +13,7 @@ mod operator;
 mod perform;
 mod restart;
 mod rollout;
+mod schema;
 mod signal;
 mod start;
 mod status;
@@ -51,6 +52,7 @@ pub(crate) enum Verb {
     Version(version::Version),
     Completion(completion::Completion),
     Man(man::Man),
+    Schema(schema::Schema),
 }
 
 impl Verb {
@@ -75,6 +77,7 @@ impl Verb {
             Verb::Version(version) => version.run(cli),
             Verb::Completion(completion) => completion.run(cli),
             Verb::Man(man) => man.run(cli),
+            Verb::Schema(schema) => schema.run(cli),
         }
     }
 }

@@ -43,9 +43,9 @@ fn json(ran: &Ran) -> Value {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran}"))
 }
 
-/// The command line of a program, as it runs.
+/// The command line of a program, as it runs; empty while an update has it out.
 fn command_of(host: &FleetHost, name: &str) -> String {
-    let pid = pids(host)[name];
+    let pid = pids(host).get(name).copied().unwrap_or_default();
     std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
         .unwrap_or_default()
         .replace('\0', " ")

@@ -12,7 +12,7 @@
 //! - [`drift`]: what somebody does on a host against what was asked.
 //! - [`operations`]: rollouts, and operations that outlive whoever began them; [`store`]: what they are kept in.
 //! - [`simulated`]: many hosts that have links and no processes.
-//! - [`tokens`]: how a host joins.
+//! - [`tokens`]: how a host joins. [`tour`]: README's tour. [`json`]: documents against their schemas.
 
 mod access;
 mod ansible;
@@ -24,6 +24,7 @@ mod events;
 mod followed;
 mod half_open;
 mod identity;
+mod json;
 mod operations;
 mod partition;
 mod restart;
@@ -32,6 +33,7 @@ mod status;
 mod store;
 mod tail;
 mod tokens;
+mod tour;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,17 +1,22 @@
 //! Hosts in network namespaces; cables pulled and put in again, the controller and whole hosts killed, all at random,
-//! under a stream of operations. Afterwards everything has converged: what was acknowledged is so, nothing was done
-//! twice, and what nobody asked to touch was not touched.
+//! under a stream of operations, pushes and rollbacks. Afterwards everything has converged: what was acknowledged is so,
+//! nothing was done twice, and what nobody asked to touch was not touched.
+//!
+//! That nothing was done twice is counted for each life of a host: every start of a program is a line of its own in
+//! `starts`, the host's journal says which operations it had begun by the end of that life, and there may be one start
+//! for each that is new and one for the life itself.
 //!
 //! `tests/partition [SECONDS [SEED]]` is the long form. The seed decides what is done to whom; when it happens is also
 //! the machine's doing, so a seed repeats the plan and not the run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fleetvisor_tests::{Fleet, Host, LIMIT, Network, Ran, run};
+use serde_json::Value;
 
 const HOSTS: usize = 4;
 /// Processes that are started and stopped; each has a stream of operations of its own.
@@ -19,12 +24,23 @@ const WISHES: usize = 2;
 /// Long enough for every host to find out that its link is dead, and to wait for its next attempt.
 const SETTLED: Duration = Duration::from_secs(180);
 
-/// Every start of a program leaves a line in `starts`. Nobody ever asks for `calm`.
+/// Every start of a program leaves a line in `starts`, every life of the daemon one before them. Nobody ever asks for
+/// `calm`.
 const PROGRAMS: &str = "\
 [program:wish]\ncommand=%(here)s/record %(process_num)d\nnumprocs=2\nprocess_name=wish_%(process_num)d\nstartsecs=0\n\
 [program:again]\ncommand=%(here)s/record again\nstartsecs=1\n\
 [program:calm]\ncommand=%(here)s/record calm\nstartsecs=0\n";
-const RECORD: &str = "echo \"$1\" >> \"$(dirname \"$0\")/starts\"\nexec sleep 1000000\n";
+const RECORD: &str = "echo \"$*\" >> \"$(dirname \"$0\")/starts\"\nexec sleep 1000000\n";
+/// What begins a life in `starts`.
+const LIFE: &str = "a new life";
+
+/// A bundle of which one program changes from content to content, and one never does.
+fn bundle(content: u64) -> String {
+    format!(
+        "[program:moves]\ncommand=%(here)s/../../../record moves {content}\nstartsecs=0\n\
+         [program:still]\ncommand=%(here)s/../../../record still\nstartsecs=0\n"
+    )
+}
 
 /// SplitMix64: small, and the same everywhere.
 struct Dice(u64);
@@ -51,24 +67,75 @@ impl Dice {
 struct Member {
     name: String,
     host: Mutex<Host>,
-    boots: AtomicUsize,
+    /// Operations that its journal had begun at the end of each life.
+    lives: Mutex<Vec<BTreeSet<String>>>,
     /// What each wish may be by now: one after an acknowledged operation, both after one of unknown outcome.
     wishes: [Mutex<BTreeSet<&'static str>>; WISHES],
+    /// Restarts that were acknowledged.
     restarts: AtomicUsize,
-    /// Restarts of which nobody knows whether they were done, or will be.
-    unknown: AtomicUsize,
 }
 
 impl Member {
-    fn starts(&self, of: &str) -> usize {
-        locked(&self.host).dir().read("starts").lines().filter(|line| *line == of).count()
+    /// Starts of a program in each life.
+    fn starts(&self, of: &str) -> Vec<usize> {
+        let starts = locked(&self.host).dir().read("starts");
+        let mut lives = Vec::new();
+        for line in starts.lines() {
+            match lives.last_mut() {
+                _ if line == LIFE => lives.push(0),
+                Some(count) if line.split(' ').next() == Some(of) => *count += 1,
+                Some(_) | None => {}
+            }
+        }
+        lives
     }
+
+    /// Operations that its journal has begun. None is in it twice.
+    fn begun(&self, host: &Host) -> BTreeSet<String> {
+        let mut begun = BTreeSet::new();
+        for line in host.dir().read("fleet/commands.log").lines() {
+            // The last line may have been cut off.
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            if line["is"] == "recalled" {
+                continue;
+            }
+            let is_new = begun.insert(line["id"].as_str().unwrap_or_default().to_owned());
+            // What was begun before the last start is in it as done.
+            assert!(is_new || line["is"] != "begun", "{} has begun an operation twice: {line}", self.name);
+        }
+        begun
+    }
+
+    /// Kills it, and starts it again.
+    fn restart_host(&self, after: Duration) {
+        let mut host = locked(&self.host);
+        host.kill();
+        locked(&self.lives).push(self.begun(&host));
+        thread::sleep(after);
+        note_life(&host);
+        host.start();
+    }
+}
+
+/// Nobody else writes: its programs are dead, or not alive yet.
+fn note_life(host: &Host) {
+    let before = host.dir().read("starts");
+    host.dir().write("starts", format!("{before}{LIFE}\n"));
+}
+
+/// What the bundle's content may be by now, and those of revisions that are known.
+#[derive(Default)]
+struct Contents {
+    allowed: BTreeSet<u64>,
+    of_revisions: BTreeMap<u64, u64>,
 }
 
 struct World {
     network: Network,
     fleet: RwLock<Fleet>,
     members: Vec<Member>,
+    contents: Mutex<Contents>,
+    pushes: AtomicUsize,
     over: AtomicBool,
     operations: AtomicUsize,
     acknowledged: AtomicUsize,
@@ -83,20 +150,21 @@ impl World {
             .map(|(number, namespace)| {
                 let name = format!("host-{number}");
                 let token = fleet.token(&["--ttl", "1h", "--host", &name]);
-                let host = fleet
+                let mut host = fleet
                     .host_config_at(&name, "", &token, &fleet.address(), PROGRAMS)
                     .within(namespace)
                     .script("record", RECORD)
-                    .start();
+                    .prepare();
+                note_life(&host);
+                host.start();
                 fleet.wait_host(&name, "online");
                 host.wait("again", "RUNNING");
                 Member {
                     name,
                     host: Mutex::new(host),
-                    boots: AtomicUsize::new(1),
+                    lives: Mutex::default(),
                     wishes: std::array::from_fn(|_| Mutex::new(BTreeSet::from(["RUNNING"]))),
                     restarts: AtomicUsize::new(0),
-                    unknown: AtomicUsize::new(0),
                 }
             })
             .collect();
@@ -104,6 +172,8 @@ impl World {
             network,
             fleet: RwLock::new(fleet),
             members,
+            contents: Mutex::default(),
+            pushes: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             operations: AtomicUsize::new(0),
             acknowledged: AtomicUsize::new(0),
@@ -141,22 +211,63 @@ impl World {
     fn restart(&self, dice: &mut Dice) {
         while !self.over.load(Ordering::Relaxed) {
             let member = &self.members[dice.host()];
-            let (boots, unknown) =
-                (member.boots.load(Ordering::SeqCst), member.unknown.load(Ordering::SeqCst));
-            let before = member.starts("again");
             let ran = self.ctl(&["--timeout", "20s", "restart", &format!("{}:again:again", member.name)]);
-            let done = ran.stdout.lines().any(|line| line.ends_with(": restarted"));
-            let refused = ran.stdout.contains("not restarted");
-            if done {
+            if ran.stdout.lines().any(|line| line.ends_with(": restarted")) {
                 member.restarts.fetch_add(1, Ordering::SeqCst);
-            } else if !refused {
-                member.unknown.fetch_add(1, Ordering::SeqCst);
-            }
-            let after = member.starts("again");
-            if done && unknown == 0 && boots == member.boots.load(Ordering::SeqCst) {
-                assert_eq!(after, before + 1, "one restart is one start on {}: {ran}", member.name);
             }
             thread::sleep(dice.millis(10, 500));
+        }
+    }
+
+    /// Pushes contents to all hosts and rolls back to earlier ones, at once or batch by batch, again and again.
+    fn push(&self, dice: &mut Dice) {
+        let mut next = 1;
+        while !self.over.load(Ordering::Relaxed) {
+            let known: Vec<(u64, u64)> =
+                locked(&self.contents).of_revisions.iter().map(|(revision, it)| (*revision, *it)).collect();
+            let back = known.get(dice.below(known.len().max(1) as u64 * 3) as usize).copied();
+            let steps: &[&str] = match dice.below(4) {
+                0 => &["--batch", "1"],
+                1 => &["--canary", "1", "--revert"],
+                _ => &[],
+            };
+            let how = [&["--timeout", "20s", "-o", "json"], steps].concat();
+            match back {
+                Some((revision, content)) => {
+                    let revision = revision.to_string();
+                    self.change(&[&["config", "rollback", "b", &revision], &how[..]].concat(), content);
+                }
+                None => {
+                    self.push_content(next, &how);
+                    next += 1;
+                }
+            }
+            thread::sleep(dice.millis(10, 1000));
+        }
+    }
+
+    fn push_content(&self, content: u64, how: &[&str]) {
+        let path = {
+            let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+            fleet.dir().write("b.conf", bundle(content)).display().to_string()
+        };
+        self.change(&[&["config", "push", "b", &path, "--all-hosts"], how].concat(), content);
+    }
+
+    /// One change of the bundle, to this content. What everybody got at once, or has got by the end, is acknowledged.
+    fn change(&self, command: &[&str], content: u64) {
+        locked(&self.contents).allowed.insert(content);
+        let ran = self.ctl(command);
+        let Ok(told) = serde_json::from_str::<Value>(&ran.stdout) else { return };
+        if told["changed"] != true {
+            return;
+        }
+        self.pushes.fetch_add(1, Ordering::Relaxed);
+        let mut contents = locked(&self.contents);
+        contents.of_revisions.insert(told["revision"].as_u64().unwrap_or_default(), content);
+        let is_at_once = told["batches"].as_array().is_some_and(|batches| batches.len() == 1);
+        if is_at_once || told["state"] == "finished" {
+            contents.allowed = BTreeSet::from([content]);
         }
     }
 
@@ -182,11 +293,7 @@ impl World {
                     self.fleet.write().unwrap_or_else(PoisonError::into_inner).start_controller();
                 }
                 _ => {
-                    let member = &self.members[number];
-                    locked(&member.host).kill();
-                    thread::sleep(dice.millis(0, 3000));
-                    member.boots.fetch_add(1, Ordering::SeqCst);
-                    locked(&member.host).start();
+                    self.members[number].restart_host(dice.millis(0, 3000));
                 }
             }
         }
@@ -203,6 +310,12 @@ impl World {
             return Err(list.to_string());
         }
         let status = self.ctl(&["--all-hosts", "status"]);
+        let operations = self.operations();
+        if let Some(open) = operations.iter().find(|it| it["state"] == "running" || it["state"] == "waiting")
+        {
+            return Err(open.to_string());
+        }
+        self.bundle_converged()?;
         for member in &self.members {
             let host = locked(&member.host);
             for (number, allowed) in member.wishes.iter().enumerate() {
@@ -216,7 +329,7 @@ impl World {
                     return Err(format!("{name}is {state}, and shown as {shown:?}"));
                 }
             }
-            for name in ["again", "calm"] {
+            for name in ["again", "calm", "still", "moves"] {
                 if host.state(name) != "RUNNING" {
                     return Err(format!("{}:{name} is {}", member.name, host.state(name)));
                 }
@@ -225,22 +338,92 @@ impl World {
         Ok(())
     }
 
+    /// Every host has the revision that it should have, and runs a content that was acknowledged.
+    fn bundle_converged(&self) -> Result<(), String> {
+        let shown = self.ctl(&["config", "show", "b", "-o", "json"]);
+        let shown: Value = serde_json::from_str(&shown.stdout).map_err(|_| shown.to_string())?;
+        let hosts = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let is_there =
+            |host: &&Value| host["desired"] == host["revision"] && host["failed_revision"].is_null();
+        if hosts.iter().filter(is_there).count() != HOSTS {
+            return Err(shown["hosts"].to_string());
+        }
+        let contents = locked(&self.contents);
+        for member in &self.members {
+            let host = locked(&member.host);
+            let starts = host.dir().read("starts");
+            let last = starts.lines().filter_map(|line| line.strip_prefix("moves ")).next_back();
+            let content = last.and_then(|content| content.parse().ok());
+            let revision = hosts.iter().find(|host| host["host"] == *member.name);
+            let revision = revision.and_then(|host| host["revision"].as_u64()).unwrap_or_default();
+            let of_revision = contents.of_revisions.get(&revision);
+            if !content.is_some_and(|it| contents.allowed.contains(&it))
+                || of_revision.is_some_and(|it| Some(*it) != content)
+            {
+                let allowed = &contents.allowed;
+                return Err(format!(
+                    "{} runs {content:?} at revision {revision}, not {allowed:?}",
+                    member.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// All operations that there ever were.
+    fn operations(&self) -> Vec<Value> {
+        let listed = self.ctl(&["op", "list", "-n", "0", "-o", "json"]);
+        let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+        listed["operations"].as_array().cloned().unwrap_or_default()
+    }
+
     fn check_counts(&self) {
         let restarts: usize = self.members.iter().map(|member| member.restarts.load(Ordering::SeqCst)).sum();
         assert!(restarts > 0, "nothing was restarted, so nothing was tested");
+        let operations: BTreeMap<String, Value> = self
+            .operations()
+            .into_iter()
+            .filter(|operation| operation["verb"] == "restart")
+            .map(|operation| (operation["id"].as_str().unwrap_or_default().to_owned(), operation))
+            .collect();
         for member in &self.members {
-            let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
-            let (boots, done, unknown) =
-                (count(&member.boots), count(&member.restarts), count(&member.unknown));
-            let starts = member.starts("again");
-            println!(
-                "{}: {boots} boots, {done} restarts and {unknown} of unknown outcome, {starts} starts",
-                member.name
-            );
+            let mut lives = locked(&member.lives).clone();
+            lives.push(member.begun(&locked(&member.host)));
+            let again = member.starts("again");
+            assert_eq!(again.len(), lives.len(), "{}", member.name);
+            let (mut before, mut begun) = (BTreeSet::new(), 0);
+            for (life, (starts, known)) in again.iter().zip(&lives).enumerate() {
+                let new = known.difference(&before).filter(|id| operations.contains_key(*id)).count();
+                assert!(
+                    *starts <= 1 + new,
+                    "{}: {starts} starts in life {life}, with {new} restarts that are new",
+                    member.name
+                );
+                begun += new;
+                before = known.clone();
+            }
+            let done = member.restarts.load(Ordering::SeqCst);
+            let starts: usize = again.iter().sum();
+            println!("{}: {} lives, {begun} restarts begun, {starts} starts", member.name, lives.len());
+            assert!(begun >= done, "of {done} acknowledged restarts {} has begun {begun}", member.name);
             assert!(starts >= done, "a restart that was acknowledged was not done on {}", member.name);
-            assert!(starts <= boots + done + unknown, "something was restarted twice on {}", member.name);
-            let calm = member.starts("calm");
-            assert!(calm <= boots, "{} started calm {calm} times in {boots} boots", member.name);
+            // What the controller says became of it is what the host knows of it, whatever its caller has heard.
+            let target = format!("{}:again:again", member.name);
+            for (id, operation) in &operations {
+                if operation["targets"][0] == *target && operation["state"] == "finished" {
+                    let ok = operation["ok"] == 1;
+                    assert!(before.contains(id) || !ok, "{} has not begun {operation}", member.name);
+                }
+            }
+            for name in ["calm", "still"] {
+                let starts = member.starts(name);
+                assert!(
+                    starts.iter().all(|starts| *starts <= 1),
+                    "{} was restarted on {}: {starts:?}",
+                    name,
+                    member.name
+                );
+            }
         }
     }
 }
@@ -269,18 +452,22 @@ fn whatever_breaks_every_host_converges_and_nothing_is_done_twice() {
         Err(why) => return println!("not tested: no network namespaces here: {why}"),
     };
     let world = World::begin(network, &namespaces);
+    world.push_content(0, &["-o", "json"]);
     thread::scope(|scope| {
         for wish in 0..WISHES {
             let world = &world;
             scope.spawn(move || world.wish(wish, &mut Dice(seed + 1 + wish as u64)));
         }
         scope.spawn(|| world.restart(&mut Dice(seed + 100)));
+        scope.spawn(|| world.push(&mut Dice(seed + 200)));
         world.trouble(&mut Dice(seed), time);
         world.over.store(true, Ordering::Relaxed);
     });
     let (operations, acknowledged) = (&world.operations, world.acknowledged.load(Ordering::Relaxed));
-    println!("{} commands, {acknowledged} wishes acknowledged", operations.load(Ordering::Relaxed));
-    assert!(acknowledged > 0, "nothing was acknowledged, so nothing was tested");
+    let pushes = world.pushes.load(Ordering::Relaxed);
+    let commands = operations.load(Ordering::Relaxed);
+    println!("{commands} commands, {acknowledged} wishes and {pushes} revisions acknowledged");
+    assert!(acknowledged > 0 && pushes > 1, "nothing was acknowledged, so nothing was tested");
 
     let end = Instant::now() + SETTLED;
     while let Err(why) = world.converged() {
