@@ -135,6 +135,8 @@ struct World {
     fleet: RwLock<Fleet>,
     members: Vec<Member>,
     contents: Mutex<Contents>,
+    /// Ids of all operations that are restarts; the controller forgets the oldest.
+    restarts: Mutex<BTreeSet<String>>,
     pushes: AtomicUsize,
     over: AtomicBool,
     operations: AtomicUsize,
@@ -173,6 +175,7 @@ impl World {
             fleet: RwLock::new(fleet),
             members,
             contents: Mutex::default(),
+            restarts: Mutex::default(),
             pushes: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             operations: AtomicUsize::new(0),
@@ -215,6 +218,7 @@ impl World {
             if ran.stdout.lines().any(|line| line.ends_with(": restarted")) {
                 member.restarts.fetch_add(1, Ordering::SeqCst);
             }
+            self.note_restarts("100");
             thread::sleep(dice.millis(10, 500));
         }
     }
@@ -310,7 +314,7 @@ impl World {
             return Err(list.to_string());
         }
         let status = self.ctl(&["--all-hosts", "status"]);
-        let operations = self.operations();
+        let operations = self.operations("0");
         if let Some(open) = operations.iter().find(|it| it["state"] == "running" || it["state"] == "waiting")
         {
             return Err(open.to_string());
@@ -370,22 +374,26 @@ impl World {
         Ok(())
     }
 
-    /// All operations that there ever were.
-    fn operations(&self) -> Vec<Value> {
-        let listed = self.ctl(&["op", "list", "-n", "0", "-o", "json"]);
+    /// The latest operations that the controller knows; none where it does not answer.
+    fn operations(&self, limit: &str) -> Vec<Value> {
+        let listed = self.ctl(&["op", "list", "-n", limit, "-o", "json"]);
         let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
         listed["operations"].as_array().cloned().unwrap_or_default()
+    }
+
+    fn note_restarts(&self, limit: &str) -> Vec<Value> {
+        let mut latest = self.operations(limit);
+        latest.retain(|operation| operation["verb"] == "restart");
+        let ids = latest.iter().filter_map(|operation| operation["id"].as_str().map(str::to_owned));
+        locked(&self.restarts).extend(ids);
+        latest
     }
 
     fn check_counts(&self) {
         let restarts: usize = self.members.iter().map(|member| member.restarts.load(Ordering::SeqCst)).sum();
         assert!(restarts > 0, "nothing was restarted, so nothing was tested");
-        let operations: BTreeMap<String, Value> = self
-            .operations()
-            .into_iter()
-            .filter(|operation| operation["verb"] == "restart")
-            .map(|operation| (operation["id"].as_str().unwrap_or_default().to_owned(), operation))
-            .collect();
+        let kept = self.note_restarts("0");
+        let known_restarts = locked(&self.restarts).clone();
         for member in &self.members {
             let mut lives = locked(&member.lives).clone();
             lives.push(member.begun(&locked(&member.host)));
@@ -393,7 +401,7 @@ impl World {
             assert_eq!(again.len(), lives.len(), "{}", member.name);
             let (mut before, mut begun) = (BTreeSet::new(), 0);
             for (life, (starts, known)) in again.iter().zip(&lives).enumerate() {
-                let new = known.difference(&before).filter(|id| operations.contains_key(*id)).count();
+                let new = known.difference(&before).filter(|id| known_restarts.contains(*id)).count();
                 assert!(
                     *starts <= 1 + new,
                     "{}: {starts} starts in life {life}, with {new} restarts that are new",
@@ -409,11 +417,10 @@ impl World {
             assert!(starts >= done, "a restart that was acknowledged was not done on {}", member.name);
             // What the controller says became of it is what the host knows of it, whatever its caller has heard.
             let target = format!("{}:again:again", member.name);
-            for (id, operation) in &operations {
-                if operation["targets"][0] == *target && operation["state"] == "finished" {
-                    let ok = operation["ok"] == 1;
-                    assert!(before.contains(id) || !ok, "{} has not begun {operation}", member.name);
-                }
+            for operation in kept.iter().filter(|operation| operation["targets"][0] == *target) {
+                let has_begun = operation["id"].as_str().is_some_and(|id| before.contains(id));
+                let done = operation["state"] == "finished" && operation["ok"] == 1;
+                assert!(has_begun || !done, "{} has not begun {operation}", member.name);
             }
             for name in ["calm", "still"] {
                 let starts = member.starts(name);
