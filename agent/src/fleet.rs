@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::inbox::{Handle, Message};
 use crate::logs::{self, Logs};
 use crate::update;
+use crate::upgrade::{self, Upgrade, UpgradeError, Upgraded};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -82,6 +84,31 @@ impl Daemon for Member {
 
     fn open_log(path: &Path) -> io::Result<File> {
         logs::open_for_reading(path)
+    }
+
+    async fn upgrade<L>(&self, leaving: L) -> Result<Result<String, String>, Gone>
+    where
+        L: Future<Output = Result<(), String>> + Send,
+    {
+        match upgrade::upgrade(self.handle.clone(), self.logs.clone(), leaving).await {
+            Ok(Upgraded::Leaving { .. }) => std::future::pending().await,
+            Ok(Upgraded::Same) => {
+                let path = self.handle.facts().executable.display();
+                Ok(Ok(format!("{} runs {path} already", fleetvisor_proto::VERSION)))
+            }
+            Err(UpgradeError::Gone) => Err(Gone),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    async fn upgraded(&self) -> Result<Result<String, String>, Gone> {
+        Ok(match self.handle.latest_upgrade().await? {
+            Some(Upgrade { error: Some(error), .. }) => Err(error),
+            Some(Upgrade { from_version, version, .. }) => {
+                Ok(format!("upgraded from {from_version} to {version}"))
+            }
+            None => Err("the daemon has started over during the upgrade".to_owned()),
+        })
     }
 
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {

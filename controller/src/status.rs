@@ -41,6 +41,7 @@ impl From<RunError> for Status {
             RunError::NoVerb
             | RunError::Signal(_)
             | RunError::UpdateTarget(_)
+            | RunError::UpgradeTarget(_)
             | RunError::Share(_)
             | RunError::Timeout(_)
             | RunError::Expire(_)

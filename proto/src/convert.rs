@@ -138,6 +138,7 @@ impl fleet::Verb {
             fleet::Verb::Signal => "signal",
             fleet::Verb::Update => "update",
             fleet::Verb::Apply => "apply",
+            fleet::Verb::Upgrade => "upgrade",
         }
     }
 
@@ -151,6 +152,19 @@ impl fleet::Verb {
             fleet::Verb::Signal => "signalled",
             fleet::Verb::Update => "updated",
             fleet::Verb::Apply => "applied",
+            fleet::Verb::Upgrade => "upgraded",
+        }
+    }
+
+    /// Whether it is for hosts as they are, rather than for processes that are known beforehand.
+    pub fn is_of_host(self) -> bool {
+        match self {
+            fleet::Verb::Update | fleet::Verb::Apply | fleet::Verb::Upgrade => true,
+            fleet::Verb::Unspecified
+            | fleet::Verb::Start
+            | fleet::Verb::Stop
+            | fleet::Verb::Restart
+            | fleet::Verb::Signal => false,
         }
     }
 }

@@ -76,7 +76,7 @@ impl Commands {
         let known = lock(&inner.journal).known(id).cloned();
         let done = CommandDone { id: id.to_owned(), ..CommandDone::default() };
         let verdict = match known {
-            Some(Known::Begun) => {
+            Some(Known::Begun | Known::Upgrading) => {
                 let done = CommandDone { error: INTERRUPTED.to_owned(), ..done };
                 Verdict::Repeat { told: Vec::new(), done: Some(done) }
             }
@@ -99,6 +99,28 @@ impl Commands {
             }
         };
         Ok(verdict)
+    }
+
+    /// A command after which another release of the daemon answers.
+    async fn leave(&self, id: &str) -> Result<(), String> {
+        let inner = self.0.lock().await;
+        inner.write(id, Known::Upgrading).await.map_err(|error| error.to_string())
+    }
+
+    /// Whether a daemon before this one has left by this command, and its outcome is still to be found out.
+    async fn has_led_here(&self, id: &str) -> bool {
+        let inner = self.0.lock().await;
+        let known = lock(&inner.journal).known(id) == Some(&Known::Upgrading);
+        known && !inner.running.contains_key(id)
+    }
+
+    /// Writes down what an upgrade has come to.
+    async fn arrive(&self, id: &str, outcome: Result<String, String>) -> Result<(), JournalError> {
+        let (results, error) = match outcome {
+            Ok(text) => (vec![Told { name: itself(), outcome: Outcome::Done.into(), text }], String::new()),
+            Err(error) => (Vec::new(), error),
+        };
+        self.0.lock().await.write(id, Known::Done { results, error }).await
     }
 
     async fn tell(&self, id: &str, results: Vec<ProcessResult>) {
@@ -156,6 +178,11 @@ fn lock(journal: &std::sync::Mutex<Journal>) -> std::sync::MutexGuard<'_, Journa
     journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// In whose name the outcome of an upgrade is told.
+fn itself() -> ProcessName {
+    ProcessName::new("supervisord", "supervisord")
+}
+
 fn told(result: &ProcessResult) -> Option<Told> {
     let name = process_name(result.name.clone()).ok()?;
     Some(Told { name, outcome: result.outcome, text: result.text.clone() })
@@ -177,6 +204,10 @@ pub(crate) async fn carry_out<D: Daemon>(
     command: Command,
     link: &mpsc::Sender<FromHost>,
 ) -> Result<(), LinkError> {
+    if membership.commands.has_led_here(&command.id).await {
+        let outcome = membership.daemon.upgraded().await?;
+        membership.commands.arrive(&command.id, outcome).await?;
+    }
     match membership.commands.judge(&command.id, command.recall, link).await {
         Ok(Verdict::Begin) => {}
         Ok(Verdict::Repeat { told, done }) => {
@@ -256,6 +287,11 @@ async fn perform<D: Daemon>(
                 }
             });
             return updated?.map_err(Failed::Refused);
+        }
+        Verb::Upgrade => {
+            let unchanged = membership.daemon.upgrade(membership.commands.leave(&command.id)).await?;
+            teller.tell(itself(), Outcome::Unchanged, unchanged.map_err(Failed::Refused)?).await;
+            return Ok(());
         }
     };
     let wished = command.desired.as_ref().map_or(0, |desired| desired.revision);
@@ -382,6 +418,25 @@ mod tests {
         assert!(matches!(judge(&commands(folder.path()), "a", false).await, Verdict::Begin));
         match judge(&commands(folder.path()), "a", false).await {
             Verdict::Repeat { done: Some(done), .. } => assert_eq!(done.error, INTERRUPTED),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_answered_by_the_daemon_that_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = commands(folder.path());
+        assert!(matches!(judge(&before, "a", false).await, Verdict::Begin));
+        before.leave("a").await.unwrap();
+        assert!(!before.has_led_here("a").await, "it has not left yet");
+        let after = commands(folder.path());
+        assert!(after.has_led_here("a").await);
+        after.arrive("a", Ok("upgraded".to_owned())).await.unwrap();
+        assert!(!after.has_led_here("a").await);
+        match judge(&after, "a", false).await {
+            Verdict::Repeat { told, done: Some(done) } => {
+                assert_eq!((told[0].text.as_str(), done.error.as_str()), ("upgraded", ""));
+            }
             other => panic!("{other:?}"),
         }
     }

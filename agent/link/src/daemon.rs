@@ -107,6 +107,16 @@ pub trait Daemon: Clone + Debug + Send + Sync + 'static {
     /// Also where it is no regular file, or may not be read for somebody else.
     fn open_log(path: &Path) -> io::Result<File>;
 
+    /// Has the daemon replaced in place by the release that is installed now, and does not return if that is so: the
+    /// release that follows knows how it came out. `leaving` is awaited before, when the other has proved itself; its
+    /// error is one more reason to stay. What is returned is why nothing had to be done, or could not be.
+    fn upgrade<L>(&self, leaving: L) -> impl Future<Output = Result<Result<String, String>, Gone>> + Send
+    where
+        L: Future<Output = Result<(), String>> + Send;
+
+    /// How the latest upgrade came out.
+    fn upgraded(&self) -> impl Future<Output = Result<Result<String, String>, Gone>> + Send;
+
     /// Whether these processes are started when their groups come to life.
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone>;
 }

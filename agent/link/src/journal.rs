@@ -39,6 +39,8 @@ pub(crate) struct Journal {
 pub(crate) enum Known {
     /// It was begun; where nobody carries it out, the daemon ended in the middle.
     Begun,
+    /// The daemon was about to be replaced by another release, which knows how it came out.
+    Upgrading,
     Done {
         results: Vec<Told>,
         error: String,
@@ -190,10 +192,12 @@ mod tests {
         journal.write("b", Known::Begun).unwrap();
         journal.write("b", done("restarted")).unwrap();
         journal.write("c", Known::Recalled).unwrap();
+        journal.write("d", Known::Upgrading).unwrap();
         let journal = Journal::open(folder.path()).unwrap();
         assert_eq!(journal.known("a"), Some(&Known::Begun));
         assert_eq!(journal.known("b"), Some(&done("restarted")));
         assert_eq!(journal.known("c"), Some(&Known::Recalled));
+        assert_eq!(journal.known("d"), Some(&Known::Upgrading));
     }
 
     #[test]

@@ -436,7 +436,7 @@ impl Driver {
                 }
                 continue;
             }
-            if member.planned.processes.is_empty() && !matches!(verb, Verb::Update | Verb::Apply) {
+            if member.planned.processes.is_empty() && !verb.is_of_host() {
                 let reason = format!("{}, not {}", absence(&member.host), verb.past());
                 member.ending = Some((HostResult::Away, reason));
             } else if expired && self.record.state == State::Running {

@@ -128,7 +128,7 @@ impl Member {
     /// Answers that are taken of it.
     pub(super) fn answers_most(&self, verb: Verb) -> usize {
         match verb {
-            Verb::Update => UPDATE_RESULTS_MAX,
+            Verb::Update | Verb::Upgrade => UPDATE_RESULTS_MAX,
             Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
                 // Twice over, where it tells a second time what it told before a link broke.
                 self.planned.processes.len() * 2
@@ -146,7 +146,9 @@ impl Member {
             cut(&mut result.text);
             // Each process answers once, and only those that were asked.
             let is_news = match verb {
-                Verb::Update => self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result),
+                Verb::Update | Verb::Upgrade => {
+                    self.results.len() < UPDATE_RESULTS_MAX && !self.results.contains(&result)
+                }
                 Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
                     self.close(result.name.as_ref())
                 }

@@ -54,6 +54,8 @@ pub(crate) enum RunError {
     Signal(String),
     #[error("{0}: an update is for whole groups by their names, or all")]
     UpdateTarget(String),
+    #[error("{0}: an upgrade is for hosts, and takes no name of a process")]
+    UpgradeTarget(String),
     #[error("{0:?} is neither a number of hosts nor a percentage (5, 25%)")]
     Share(String),
     #[error("a timeout of {0} seconds is too long (the limit is a day)")]

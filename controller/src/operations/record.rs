@@ -282,7 +282,8 @@ pub(crate) fn result(word: &str) -> HostResult {
     RESULTS.iter().find(|(_, known)| *known == word).map_or(HostResult::Failed, |(result, _)| *result)
 }
 
-const VERBS: [Verb; 6] = [Verb::Start, Verb::Stop, Verb::Restart, Verb::Signal, Verb::Update, Verb::Apply];
+const VERBS: [Verb; 7] =
+    [Verb::Start, Verb::Stop, Verb::Restart, Verb::Signal, Verb::Update, Verb::Apply, Verb::Upgrade];
 
 impl OperationRecord {
     pub(crate) fn verb(&self) -> Verb {

@@ -45,10 +45,17 @@ impl Asked {
                     signal(&request.signal).ok_or_else(|| RunError::Signal(request.signal.clone()))?;
                 signal.name().trim_start_matches("SIG").to_owned()
             }
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Update => String::new(),
+            Verb::Start | Verb::Stop | Verb::Restart | Verb::Update | Verb::Upgrade => String::new(),
         };
         if verb == Verb::Update {
             request.targets.iter().try_for_each(group_only)?;
+        }
+        let mut asked_strategy = request.strategy.unwrap_or_default();
+        if verb == Verb::Upgrade {
+            if let Some(target) = request.targets.first() {
+                return Err(RunError::UpgradeTarget(target.to_string()));
+            }
+            carefully(&mut asked_strategy);
         }
         let timeout = timeout(request.timeout_seconds)?;
         let expire = match request.expire_seconds {
@@ -57,7 +64,7 @@ impl Asked {
             seconds if seconds > EXPIRE_MAX.as_secs() => return Err(RunError::Expire(seconds)),
             seconds => Duration::from_secs(seconds),
         };
-        let (strategy, strategy_record) = strategy(request.strategy.unwrap_or_default())?;
+        let (strategy, strategy_record) = strategy(asked_strategy)?;
         let scope = request.scope.unwrap_or_default();
         Ok(Asked {
             verb,
@@ -98,6 +105,17 @@ fn group_only(target: &fleet::Target) -> Result<(), RunError> {
     let all_of_it = matches!(target.process.as_str(), "" | "*") || target.process == target.group;
     let plain = target.group == "*" || !target.group.contains(['*', '?', '[']);
     if all_of_it && plain { Ok(()) } else { Err(RunError::UpdateTarget(target.to_string())) }
+}
+
+/// A release that is not good is to be found out on one host: one after the other, up to the first failure, where
+/// nothing else is said.
+fn carefully(strategy: &mut fleet::Strategy) {
+    if strategy.batch.is_empty() && strategy.parallel == 0 {
+        "1".clone_into(&mut strategy.batch);
+    }
+    if strategy.max_failures.is_empty() {
+        "0".clone_into(&mut strategy.max_failures);
+    }
 }
 
 pub(super) fn strategy(asked: fleet::Strategy) -> Result<(Strategy, StrategyRecord), RunError> {
@@ -205,6 +223,28 @@ mod tests {
             assert_eq!(signal(name).unwrap().signal, "HUP", "{name}");
         }
         assert!(matches!(signal("NOPE"), Err(RunError::Signal(_))));
+    }
+
+    #[test]
+    fn an_upgrade_goes_host_by_host_up_to_the_first_failure_unless_told_otherwise() {
+        let upgrade = |asked: fleet::Strategy| {
+            let upgrade = |request: &mut RunRequest| {
+                request.verb = Verb::Upgrade.into();
+                request.strategy = Some(asked);
+            };
+            parse(upgrade).unwrap().strategy
+        };
+        let careful = upgrade(fleet::Strategy::default());
+        let one_by_one = (careful.batch, careful.max_failures);
+        assert_eq!(one_by_one, (Some(Share::Count(1)), Some(Share::Count(0))));
+        let bold =
+            upgrade(fleet::Strategy { parallel: 5, max_failures: "10%".to_owned(), ..Default::default() });
+        assert_eq!((bold.batch, bold.max_failures), (None, Some(Share::Percent(10))));
+        let with_target = parse(|request| {
+            request.verb = Verb::Upgrade.into();
+            request.targets = vec![fleet::Target { group: "web".to_owned(), ..Default::default() }];
+        });
+        assert!(matches!(with_target, Err(RunError::UpgradeTarget(_))));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) struct Resolved {
 
 pub(super) fn resolve(registry: &Registry, asked: &Asked) -> Resolved {
     let (mut hosts, unmatched) = match asked.verb {
-        Verb::Update => (groups(registry, asked), Vec::new()),
+        Verb::Update | Verb::Upgrade => (groups(registry, asked), Vec::new()),
         Verb::Unspecified | Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal | Verb::Apply => {
             processes(registry, asked)
         }
@@ -55,7 +55,7 @@ fn processes(registry: &Registry, asked: &Asked) -> (Vec<(Arc<Host>, PlannedHost
     (hosts, unmatched)
 }
 
-/// Of an update: groups by their names, whether a host has them yet or not.
+/// Of an update: groups by their names, whether a host has them yet or not. Of an upgrade: hosts alone.
 fn groups(registry: &Registry, asked: &Asked) -> Vec<(Arc<Host>, PlannedHost)> {
     let mut hosts = Vec::new();
     for host in registry.all() {

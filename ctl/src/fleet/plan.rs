@@ -1,7 +1,7 @@
 //! `--dry-run`: what a command would do, as lines and as JSON.
 
 use fleetvisor_model::name::ProcessName;
-use fleetvisor_proto::fleet::{PlannedHost, RunPlan};
+use fleetvisor_proto::fleet::{self, PlannedHost, RunPlan};
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -59,12 +59,13 @@ fn names(planned: &PlannedHost) -> impl Iterator<Item = String> {
 }
 
 /// A line for each batch and each process of its hosts.
-pub(crate) fn lines(verb: &str, plan: &RunPlan) -> Vec<String> {
+pub(crate) fn lines(verb: fleet::Verb, plan: &RunPlan) -> Vec<String> {
+    let word = verb.word();
     let count = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
     let batches = plan.batches.len();
     let mut lines = Vec::new();
     for (at, batch) in plan.batches.iter().enumerate() {
-        lines.push(format!("batch {} of {batches}: {verb} on {}", at + 1, count(batch.hosts.len(), "host")));
+        lines.push(format!("batch {} of {batches}: {word} on {}", at + 1, count(batch.hosts.len(), "host")));
         for planned in &batch.hosts {
             let host = planned.host.clone().unwrap_or_default();
             if let Some(absence) = absence(&host) {
@@ -74,7 +75,8 @@ pub(crate) fn lines(verb: &str, plan: &RunPlan) -> Vec<String> {
             lines.extend(processes);
             lines.extend(planned.groups.iter().map(|group| format!("  {}:{group}:*", host.name)));
             if planned.processes.is_empty() && planned.groups.is_empty() && absence(&host).is_none() {
-                lines.push(format!("  {}:all", host.name));
+                let all = if verb == fleet::Verb::Upgrade { "" } else { ":all" };
+                lines.push(format!("  {}{all}", host.name));
             }
         }
     }
@@ -113,7 +115,7 @@ mod tests {
             unmatched: vec![Target { host: String::new(), group: "x".to_owned(), process: String::new() }],
         };
         assert_eq!(
-            lines("restart", &plan),
+            lines(fleet::Verb::Restart, &plan),
             [
                 "batch 1 of 2: restart on 1 host",
                 "  web-01:web:app",

@@ -20,6 +20,7 @@ mod status;
 mod stop;
 mod tail;
 mod update;
+mod upgrade;
 mod version;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ pub(crate) enum Verb {
     Restart(restart::Restart),
     Signal(signal::Signal),
     Update(update::Update),
+    Upgrade(upgrade::Upgrade),
     Op(op::Op),
     Drift(drift::Drift),
     Tail(tail::Tail),
@@ -64,6 +66,7 @@ impl Verb {
             Verb::Restart(restart) => restart.run(cli),
             Verb::Signal(signal) => signal.run(cli),
             Verb::Update(update) => update.run(cli),
+            Verb::Upgrade(upgrade) => upgrade.run(cli),
             Verb::Op(op) => op.run(cli),
             Verb::Drift(drift) => drift.run(cli),
             Verb::Tail(tail) => tail.run(cli),

@@ -1,4 +1,4 @@
-//! What `start`, `stop`, `restart`, `signal` and `update` have in common: the call, and results as they come.
+//! What `start`, `stop`, `restart`, `signal`, `update` and `upgrade` have in common: the call, and results as they come.
 
 use std::process::ExitCode;
 
@@ -44,7 +44,7 @@ impl Command<'_> {
     }
 
     fn request(&self, cli: &Cli) -> Result<RunRequest, FleetError> {
-        if self.names.is_empty() && self.verb != fleet::Verb::Update {
+        if self.names.is_empty() && !self.verb.is_of_host() {
             let word = self.verb.word();
             return Err(FleetError::Usage(format!("{word} requires a process name; all for every process")));
         }
@@ -92,7 +92,7 @@ impl Command<'_> {
     ) -> Result<Exit, FleetError> {
         let found = fleet.plan(request).await?.into_inner();
         match cli.access.form() {
-            Form::Text => print::lines(&plan::lines(self.verb.word(), &found))?,
+            Form::Text => print::lines(&plan::lines(self.verb, &found))?,
             Form::Json => print_json(&plan::PlanJson::from(&found))?,
         }
         Ok(plan::exit(&found))

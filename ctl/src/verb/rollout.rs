@@ -1,5 +1,5 @@
-//! How a command goes through the hosts of a fleet: the options that start, stop, restart, signal and update share,
-//! and [`Steps`], those of them that a push and a rollback of a bundle have too.
+//! How a command goes through the hosts of a fleet: the options that start, stop, restart, signal, update and upgrade
+//! share, and [`Steps`], those of them that a push and a rollback of a bundle have too.
 
 use std::time::Duration;
 

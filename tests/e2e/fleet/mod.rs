@@ -34,6 +34,7 @@ mod store;
 mod tail;
 mod tokens;
 mod tour;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::future::Future;

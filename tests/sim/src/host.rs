@@ -280,6 +280,18 @@ impl Daemon for SimulatedHost {
         Err(io::ErrorKind::NotFound.into())
     }
 
+    /// It is no program that could be another.
+    async fn upgrade<L>(&self, _: L) -> Result<Result<String, String>, Gone>
+    where
+        L: Future<Output = Result<(), String>> + Send,
+    {
+        Ok(Err("a simulated host cannot be upgraded".to_owned()))
+    }
+
+    async fn upgraded(&self) -> Result<Result<String, String>, Gone> {
+        Ok(Err("a simulated host was not upgraded".to_owned()))
+    }
+
     fn wish(&self, wishes: BTreeMap<ProcessName, bool>) -> Result<(), Gone> {
         let mut world = self.world();
         for (name, run) in wishes {

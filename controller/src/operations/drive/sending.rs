@@ -100,7 +100,9 @@ impl Driver {
                 let meant = stopped.into_iter().map(|(name, _)| name).filter(|name| !member.leaves(name));
                 (meant.collect(), Run::Started)
             }
-            Verb::Signal | Verb::Update | Verb::Apply | Verb::Unspecified => (Vec::new(), Run::Started),
+            Verb::Signal | Verb::Update | Verb::Upgrade | Verb::Apply | Verb::Unspecified => {
+                (Vec::new(), Run::Started)
+            }
         })
     }
 
@@ -109,7 +111,9 @@ impl Driver {
         let run = match self.verb {
             Verb::Start => Run::Started,
             Verb::Stop => Run::Stopped,
-            Verb::Restart | Verb::Signal | Verb::Update | Verb::Apply | Verb::Unspecified => return Ok(()),
+            Verb::Restart | Verb::Signal | Verb::Update | Verb::Upgrade | Verb::Apply | Verb::Unspecified => {
+                return Ok(());
+            }
         };
         let store = self.controller.store.clone();
         for at in 0..turn {
