@@ -51,8 +51,13 @@ fn nothing_is_lost_or_done_twice_when_the_agent_is_upgraded_again_and_again() {
     }
     let answered = clients.go();
     states_are_true(&host);
+    // The keeper follows, with its pid, and still learns how programs end.
+    wait_for("the keeper to become the program", || {
+        let runs = (inode(format!("/proc/{keeper}/exe")), inode(host.path("bin/supervisord")));
+        if runs.0 == runs.1 { Ok(()) } else { Err(format!("{runs:?}: {}", host.log())) }
+    });
     assert!(host.stop().success());
-    diaries_agree(&host);
+    assert_eq!(diaries_agree(&host), 0, "every exit is known");
     let log = host.log();
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!((count(" INFO upgraded from "), count(" has ended (")), (rounds, 0), "{log}");

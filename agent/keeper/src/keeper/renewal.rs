@@ -3,6 +3,7 @@
 //! moment when no frame is half sent or half taken, it is executed.
 
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Keeper;
@@ -24,26 +25,27 @@ pub(super) enum Renewal {
     /// Until an agent has lived with the program; when that is to be looked at.
     Wanted(Instant),
     /// A candidate reads the state.
-    Trying { pid: i32, deadline: Instant },
+    Trying { program: PathBuf, pid: i32, deadline: Instant },
     /// It could read it.
-    Proven,
+    Proven { program: PathBuf },
 }
 
 impl Renewal {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Renewal::Wanted(deadline) | Renewal::Trying { deadline, .. } => Some(*deadline),
-            Renewal::Proven => None,
+            Renewal::Proven { .. } => None,
         }
     }
 }
 
 impl Keeper {
     pub(super) fn renew(&mut self) -> Result<(), String> {
-        if !self.ready || self.renewal.is_some() {
-            return Err("the daemon is not up, or the keeper is being renewed already".to_owned());
+        if !self.ready {
+            return Err("the daemon is not up".to_owned());
         }
-        self.renewal = Some(Renewal::Wanted(Instant::now()));
+        // One that is under way looks itself whether its program is still the one.
+        self.renewal.get_or_insert(Renewal::Wanted(Instant::now()));
         Ok(())
     }
 
@@ -52,9 +54,10 @@ impl Keeper {
         let state = self.state().ok_or("no agent has greeted")?.write().map_err(|error| cannot(&error))?;
         let option = format!("{CHECK_OPTION}{}", state.as_raw_fd());
         let inherited = [state.as_raw_fd()];
-        let pid = execute(&self.executable.path(), &self.agent_args, option, &inherited, &self.oom)
+        let program = self.executable.path();
+        let pid = execute(&program, &self.agent_args, option, &inherited, &self.oom)
             .map_err(|error| cannot(&error))?;
-        Ok(Renewal::Trying { pid, deadline: Instant::now() + LIMIT })
+        Ok(Renewal::Trying { program, pid, deadline: Instant::now() + LIMIT })
     }
 
     fn state(&self) -> Option<State> {
@@ -87,9 +90,11 @@ impl Keeper {
     }
 
     pub(super) fn candidate_has_ended(&mut self, exit: Exit) {
-        match exit {
-            Exit::Code(0) => self.renewal = Some(Renewal::Proven),
-            exit => self.give_up_renewal(format!("it does not understand this one's state ({exit:?})")),
+        match (exit, self.renewal.take()) {
+            (Exit::Code(0), Some(Renewal::Trying { program, .. })) => {
+                self.renewal = Some(Renewal::Proven { program });
+            }
+            (exit, _) => self.give_up_renewal(format!("it does not understand this one's state ({exit:?})")),
         }
     }
 
@@ -99,26 +104,26 @@ impl Keeper {
     }
 
     pub(super) fn go_on_with_renewal(&mut self) {
-        match self.renewal {
-            Some(Renewal::Wanted(due)) if due <= Instant::now() => {
-                if self.executable.is_on_trial() && !self.succession.has_lived() {
-                    self.renewal = Some(Renewal::Wanted(due + PAUSE));
-                    return;
-                }
-                match self.try_candidate() {
-                    Ok(trying) => self.renewal = Some(trying),
-                    Err(error) => self.give_up_renewal(error),
-                }
-            }
-            Some(Renewal::Trying { pid, deadline }) if deadline <= Instant::now() => {
+        let now = Instant::now();
+        let is_early = self.replaced || self.executable.is_on_trial() && !self.succession.has_lived();
+        let is_quiet = self.flushed == Flushed::All && self.reader.is_between_frames();
+        match &mut self.renewal {
+            Some(Renewal::Wanted(due)) if *due <= now && is_early => *due = now + PAUSE,
+            Some(Renewal::Wanted(due)) if *due <= now => match self.try_candidate() {
+                Ok(trying) => self.renewal = Some(trying),
+                Err(error) => self.give_up_renewal(error),
+            },
+            Some(Renewal::Trying { pid, deadline, .. }) if *deadline <= now => {
                 // Said when it is reaped.
-                let _ = kill(pid, libc::SIGKILL);
-                self.renewal = Some(Renewal::Trying { pid, deadline: Instant::now() + LIMIT });
+                let _ = kill(*pid, libc::SIGKILL);
+                *deadline = now + LIMIT;
             }
-            Some(Renewal::Proven) if self.flushed == Flushed::All && self.reader.is_between_frames() => {
-                self.become_it();
+            // Meanwhile agents are another program.
+            Some(Renewal::Proven { program }) if *program != self.executable.path() => {
+                self.renewal = Some(Renewal::Wanted(now + PAUSE));
             }
-            Some(Renewal::Wanted(_) | Renewal::Trying { .. } | Renewal::Proven) | None => {}
+            Some(Renewal::Proven { .. }) if is_quiet => self.become_it(),
+            Some(Renewal::Wanted(_) | Renewal::Trying { .. } | Renewal::Proven { .. }) | None => {}
         }
     }
 
