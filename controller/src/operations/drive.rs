@@ -472,11 +472,10 @@ impl Driver {
     fn is_settled(&self) -> bool {
         let running = self.record.state == State::Running;
         let has_more = |member: &Member| member.is_begun() || (running && !member.is_done());
-        !self.owes_revert()
-            && !self
-                .members
-                .iter()
-                .any(|member| member.ending.is_some() || (has_more(member) && member.is_present()))
+        // A host that is being upgraded goes, and is about to return.
+        let is_expected = |member: &Member| self.verb == Verb::Upgrade && member.is_begun();
+        let has_news = |member: &Member| has_more(member) && (member.is_present() || is_expected(member));
+        !self.owes_revert() && !self.members.iter().any(|member| member.ending.is_some() || has_news(member))
     }
 
     fn is_over(&self) -> bool {

@@ -49,7 +49,7 @@ fn hosts_are_upgraded_one_after_the_other_and_a_host_that_fails_ends_it() {
     hosts[1].install("broken");
     hosts[2].install("other");
     let ran = fleet.ctl(&["--all-hosts", "upgrade"]).expect_code(4);
-    assert!(ran.stdout.contains("h-1:supervisord: upgraded from 0.1.0 to 0.1.0\n"), "{ran}");
+    assert!(ran.stdout.contains("h-1:supervisord:supervisord: upgraded from 0.1.0 to 0.1.0\n"), "{ran}");
     assert!(
         ran.stdout.contains("h-2: ") && ran.stdout.contains("instead of proving itself: no luck\n"),
         "{ran}"
@@ -60,9 +60,12 @@ fn hosts_are_upgraded_one_after_the_other_and_a_host_that_fails_ends_it() {
 
     hosts[1].install("other");
     let ran = fleet.ctl(&["--all-hosts", "upgrade"]).expect_code(0);
-    assert!(ran.stdout.contains("h-1:supervisord: 0.1.0 runs /"), "{ran}");
+    assert!(ran.stdout.contains("h-1:supervisord:supervisord: 0.1.0 runs /"), "{ran}");
     for host in ["h-2", "h-3"] {
-        assert!(ran.stdout.contains(&format!("{host}:supervisord: upgraded from 0.1.0 to 0.1.0\n")), "{ran}");
+        assert!(
+            ran.stdout.contains(&format!("{host}:supervisord:supervisord: upgraded from 0.1.0 to 0.1.0\n")),
+            "{ran}"
+        );
     }
     assert_eq!(upgraded(&mut hosts), [true, true, true]);
     assert_eq!(hosts.iter().map(|host| host.pid("app")).collect::<Vec<_>>(), pids);
