@@ -43,14 +43,18 @@ fn ask(port: u16, status: u16) -> String {
     })
 }
 
-/// The socket that both have. fcgiwrap moves it away from stdin.
-fn shared_socket(one: i32, other: i32) -> Option<String> {
+/// The socket that both have, once they are what they are to be. fcgiwrap moves it away from stdin.
+#[track_caller]
+fn shared_socket(one: i32, other: i32) -> String {
     let sockets = |pid: i32| -> BTreeSet<String> {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
         let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
         links.map(|link| link.display().to_string()).filter(|link| link.starts_with("socket:")).collect()
     };
-    sockets(one).intersection(&sockets(other)).next().cloned()
+    wait_for("a socket that both have", || {
+        let (one, other) = (sockets(one), sockets(other));
+        one.intersection(&other).next().cloned().ok_or_else(|| format!("{one:?} {other:?}"))
+    })
 }
 
 fn mode(path: &Path) -> u32 {
@@ -70,7 +74,6 @@ fn a_fastcgi_program_answers_behind_nginx_for_as_long_as_it_runs() {
     assert!(ask(port, 200).starts_with("asked hello by "));
     let pids = [host.pid("wrap:wrap_0"), host.pid("wrap:wrap_1")];
     let socket = shared_socket(pids[0], pids[1]);
-    assert!(socket.is_some());
     assert_eq!(mode(&host.path("f.sock")), 0o600);
 
     // With one of the two gone the other one answers, on the same socket.
