@@ -84,9 +84,7 @@ impl Failure {
             ),
             Failure::Connect(error) | Failure::Output(error) => os_error(error),
             Failure::Resolve { .. } => ("socket.gaierror", "[Errno -2] Name or service not known".to_owned()),
-            Failure::Closed => {
-                ("http.client.RemoteDisconnected", "Remote end closed connection without response".to_owned())
-            }
+            Failure::Closed => ("http.client.RemoteDisconnected", CLOSED.to_owned()),
             Failure::Http(text) => ("http.client.BadStatusLine", text.clone()),
             Failure::Answer(error) => ("xml.parsers.expat.ExpatError", error.to_string()),
             Failure::Shape(text) => ("KeyError", text.clone()),
@@ -97,6 +95,10 @@ impl Failure {
         }
     }
 }
+
+/// Python's words, and what there is to do: an agent that is killed takes its callers' connections with it.
+const CLOSED: &str = "Remote end closed connection without response; supervisord has ended or been replaced meanwhile, \
+                      and what was asked for may go on: look at the status, and ask again";
 
 /// A fault as Python shows it: `<Fault 10: 'BAD_NAME: web'>`.
 pub(super) fn fault_text(fault: &Fault) -> String {

@@ -71,3 +71,24 @@ fn agents_that_keep_dying_are_started_ever_later_and_programs_stay_up() {
     assert!(log.contains(" CRIT the keeper: the agent (pid "), "{log}");
     assert!(host.stop().success());
 }
+
+#[test]
+fn callers_who_are_cut_off_are_told_to_ask_again_and_what_they_asked_for_goes_on() {
+    if Flavour::of_suite() == Flavour::Python {
+        println!("Supervisor has no agent to kill: not looked at");
+        return;
+    }
+    let mut host =
+        HostConfig::new("[program:slow]\ncommand=/bin/sleep 1000\nautostart=false\nstartsecs=60\n").start();
+    let keeper = host.daemon().pid();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| host.supervisorctl(&["start", "slow"]));
+        host.wait("slow", "STARTING");
+        let agent = wait_for("an agent", || agent_of(keeper).ok_or_else(|| "none".to_owned()));
+        kill(Pid::from_raw(agent), Signal::SIGKILL).unwrap();
+        waiting.join().unwrap().expect_code(1).expect_stdout("look at the status, and ask again");
+    });
+    answers(&host);
+    assert_eq!(host.state("slow"), "STARTING");
+    assert!(host.stop().success());
+}
