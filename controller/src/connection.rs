@@ -13,6 +13,7 @@ use fleetvisor_model::time::Wall;
 use fleetvisor_proto::identity::Identity;
 use fleetvisor_proto::principal::{Principal, PrincipalError};
 use fleetvisor_proto::tls;
+use nix::sys::resource::{Resource, getrlimit};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -22,7 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -34,16 +35,18 @@ use crate::sessions::{Ended, Session, Sessions};
 use crate::shares::{Share, Shares};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one waits for its turn: no longer than a dialler does.
+const TURN_TIMEOUT: Duration = tls::HANDSHAKE_TIMEOUT;
 const HANDSHAKES_MAX: usize = 256;
 /// Connections whose handshake has not ended, most of which wait for their turn: a fleet that returns at once, from
 /// behind one address perhaps, is let in as fast as handshakes go. With as many as this the last has its turn before
-/// it gives up.
-const STRANGERS_MAX: usize = 2048;
+/// it gives up. Never more than half of the descriptors, which are for those that are in.
+const STRANGERS_MAX: usize = 8192;
 /// Connections without a certificate: how many at once, and for how long. Enrolling takes one call.
 const GUESTS_MAX: usize = 256;
-/// Of each, what one address may have: half, since many hosts may come from behind one.
+/// Of handshakes and guests, what one address may have: half, since many hosts may come from behind one. Of those
+/// that wait it may have three quarters.
 const HANDSHAKES_OF_ONE_MAX: usize = HANDSHAKES_MAX / 2;
-const STRANGERS_OF_ONE_MAX: usize = STRANGERS_MAX / 2;
 const GUESTS_OF_ONE_MAX: usize = GUESTS_MAX / 2;
 const GUEST_LIFE: Duration = Duration::from_secs(30);
 /// Between the end of a session and the cut.
@@ -120,8 +123,9 @@ pub(crate) async fn accept(
         handshakes: Semaphore::new(HANDSHAKES_MAX),
         sessions,
     });
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-    let strangers_of = Shares::new(STRANGERS_OF_ONE_MAX, HANDSHAKES_OF_ONE_MAX);
+    let strangers_max = strangers_max();
+    let strangers = Arc::new(Semaphore::new(strangers_max));
+    let strangers_of = Shares::new(strangers_max / 4 * 3, HANDSHAKES_OF_ONE_MAX);
     loop {
         let Ok(place) = strangers.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -141,16 +145,20 @@ pub(crate) async fn accept(
         let Some(share) = strangers_of.take(address.ip()) else { continue };
         let (door, connections) = (door.clone(), connections.clone());
         tokio::spawn(async move {
-            match timeout(HANDSHAKE_TIMEOUT, door.let_in(tcp, address, &share)).await {
-                Ok(Ok(connection)) => {
+            match door.let_in(tcp, address, &share).await {
+                Ok(connection) => {
                     let _ = connections.send(Ok(connection)).await;
                 }
-                Ok(Err(err)) => tracing::debug!("no connection with {address}: {err}"),
-                Err(_) => tracing::debug!("no connection with {address}: no TLS handshake within 5 seconds"),
+                Err(err) => tracing::debug!("no connection with {address}: {err}"),
             }
             drop((place, share));
         });
     }
+}
+
+fn strangers_max() -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(STRANGERS_MAX)
 }
 
 /// What every handshake needs.
@@ -165,10 +173,15 @@ struct Door {
 impl Door {
     /// The handshake, once it is the address's turn and then its own.
     async fn let_in(&self, tcp: TcpStream, address: SocketAddr, share: &Share) -> io::Result<Connection> {
-        let closed = |_| io::Error::other("the controller is stopping");
-        let _turn = share.turns().acquire().await.map_err(closed)?;
-        let _permit = self.handshakes.acquire().await.map_err(closed)?;
-        self.handshake(tcp, address).await
+        let late = |what| move |_| io::Error::new(io::ErrorKind::TimedOut, what);
+        let turns = async {
+            let turn = share.turns().acquire().await?;
+            Ok::<_, AcquireError>((turn, self.handshakes.acquire().await?))
+        };
+        let turns = timeout(TURN_TIMEOUT, turns).await.map_err(late("its turn has not come"))?;
+        let _turns = turns.map_err(|_| io::Error::other("the controller is stopping"))?;
+        let handshake = timeout(HANDSHAKE_TIMEOUT, self.handshake(tcp, address));
+        handshake.await.map_err(late("no TLS handshake within 5 seconds"))?
     }
 
     async fn handshake(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Connection> {

@@ -25,7 +25,8 @@ use crate::identity::Identity;
 use crate::token::Fingerprint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than one takes: where a whole fleet returns at once, each has to wait for its turn.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// With [`KEEPALIVE_TIMEOUT`], a peer that vanished is noticed after 13 seconds: within 15, on a busy machine too.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,7 +110,7 @@ fn finished(mut config: ClientConfig) -> ClientConfig {
 }
 
 /// Connects to `host:port` (`[::1]:7443` for IPv6), and returns once the server has accepted the handshake
-/// and our certificate: at the latest after 10 seconds. The server's certificate must name `host`.
+/// and our certificate: at the latest after 15 seconds. The server's certificate must name `host`.
 pub async fn dial(address: &str, config: ClientConfig) -> Result<Channel, DialError> {
     let bad_address = || DialError::Address { address: address.to_owned() };
     let (host, port) = address.rsplit_once(':').ok_or_else(bad_address)?;
@@ -135,7 +136,7 @@ pub async fn dial(address: &str, config: ClientConfig) -> Result<Channel, DialEr
     };
     let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")))
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 seconds")))
         .map_err(|err| handshake_error(address, err))?;
     channel(address, stream).await
 }

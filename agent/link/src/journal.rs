@@ -25,8 +25,8 @@ const LINES_MAX: usize = 4 * REMEMBERED;
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    /// Opened with the first line that is written.
-    file: Option<File>,
+    /// Whether the file has what is known, in lines that are whole; if not it is written anew before the next one.
+    whole: bool,
     lines: usize,
     /// The earliest first.
     ids: VecDeque<String>,
@@ -76,8 +76,13 @@ impl Journal {
     /// What is kept in `state_dir`; nothing where the host is new.
     pub(crate) fn open(state_dir: &Path) -> Result<Journal, JournalError> {
         let path = state_dir.join(FILE);
-        let mut journal =
-            Journal { path: path.clone(), file: None, lines: 0, ids: VecDeque::new(), known: HashMap::new() };
+        let mut journal = Journal {
+            path: path.clone(),
+            whole: false,
+            lines: 0,
+            ids: VecDeque::new(),
+            known: HashMap::new(),
+        };
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(journal),
@@ -104,16 +109,12 @@ impl Journal {
     /// Writes down what is so from now on; on the disk when this returns.
     pub(crate) fn write(&mut self, id: &str, is: Known) -> Result<(), JournalError> {
         let line = line(&Line { id: id.to_owned(), is: is.clone() });
-        if self.file.is_none() {
+        if !self.whole {
             self.rewrite()?;
         }
-        let written = self.file.as_mut().map_or(Ok(()), |file| {
-            file.write_all(&line)?;
-            file.sync_data()
-        });
-        if let Err(source) = written {
-            // Half a line may be there: the next one begins with a file that is whole.
-            self.file = None;
+        if let Err(source) = append(&self.path, &line) {
+            // Half a line may be there.
+            self.whole = false;
             return Err(JournalError::Write { path: self.path.clone(), source });
         }
         self.lines += 1;
@@ -159,13 +160,20 @@ impl Journal {
             if let Some(folder) = self.path.parent() {
                 File::open(folder)?.sync_all()?;
             }
-            File::options().append(true).open(&self.path)
+            Ok(())
         };
-        let file = write().map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
-        self.file = Some(file);
+        write().map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
+        self.whole = true;
         self.lines = self.ids.len();
         Ok(())
     }
+}
+
+/// Commands are rare: between them no descriptor is held.
+fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(line)?;
+    file.sync_data()
 }
 
 fn line(line: &Line) -> Vec<u8> {

@@ -51,6 +51,9 @@ const LEASE_RENEWAL: Duration = Duration::from_secs(20);
 const WAVE: usize = 256;
 /// Answers that are taken in one go.
 const ANSWERS_MAX: usize = 4096;
+/// Where so many hosts or more are under way, those that come out within this time are stored together.
+const MANY: usize = 64;
+const GATHER: Duration = Duration::from_millis(20);
 /// Failed hosts that a reason names.
 const NAMED: usize = 5;
 
@@ -246,6 +249,8 @@ impl Driver {
                     continue;
                 }
             }
+            let mut ended = false;
+            let gathered = Instant::now() + if self.under_way() >= MANY { GATHER } else { Duration::ZERO };
             loop {
                 tokio::select! {
                     ask = inbox.recv() => match ask {
@@ -253,15 +258,13 @@ impl Driver {
                         None => return,
                     },
                     _ = self.answers.recv_many(&mut answered, ANSWERS_MAX) => {
-                        let mut ended = false;
                         for (number, answer) in answered.drain(..) {
                             ended |= self.answer(number, answer);
                         }
-                        if !ended {
-                            // Nothing follows from it before a host has come out.
-                            continue;
-                        }
+                        // Nothing follows from it before a host has come out.
+                        continue;
                     }
+                    () = sleep_until(gathered), if ended => {}
                     () = changed(&mut self.presence, &self.numbers) => self.stirred = true,
                     () = sleep_until(wake) => {}
                 }
@@ -491,6 +494,10 @@ impl Driver {
     /// Whether somebody has to carry it out.
     pub(super) fn is_under_way(&self) -> bool {
         !self.is_over()
+    }
+
+    fn under_way(&self) -> usize {
+        self.members.iter().filter(|member| member.is_begun()).count()
     }
 
     fn has_expired(&self) -> bool {

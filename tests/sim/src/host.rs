@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fleetvisor_core::effect::{Effect, Instance};
@@ -239,13 +239,16 @@ impl Daemon for SimulatedHost {
         self.inner.verbs.fetch_add(1, Ordering::Relaxed);
         self.inner.counters.verbs.fetch_add(1, Ordering::Relaxed);
         let (outcomes, coming) = mpsc::unbounded_channel();
-        let mut world = self.world();
-        let before = world.spawned;
-        let ticket = world.ticket();
-        world.askers.insert(ticket, outcomes);
-        let request = Request::Verb { verb, processes, refused: BTreeMap::new() };
-        world.drive(Input::Request { ticket, request });
-        self.inner.counters.spawns.fetch_add(world.spawned - before, Ordering::Relaxed);
+        let host = self.clone();
+        work(move || {
+            let mut world = host.world();
+            let before = world.spawned;
+            let ticket = world.ticket();
+            world.askers.insert(ticket, outcomes);
+            let request = Request::Verb { verb, processes, refused: BTreeMap::new() };
+            world.drive(Input::Request { ticket, request });
+            host.inner.counters.spawns.fetch_add(world.spawned - before, Ordering::Relaxed);
+        });
         Ok(coming)
     }
 
@@ -300,6 +303,20 @@ impl Daemon for SimulatedHost {
         }
         Ok(())
     }
+}
+
+/// Hands over what a host's daemon does. It has a thread of its own, as on any host, so that links go on speaking;
+/// one for all hosts, which take turns.
+fn work(deed: impl FnOnce() + Send + 'static) {
+    type Deed = Box<dyn FnOnce() + Send>;
+    static DEEDS: OnceLock<std::sync::mpsc::Sender<Deed>> = OnceLock::new();
+    let deeds = DEEDS.get_or_init(|| {
+        let (deeds, coming) = std::sync::mpsc::channel::<Deed>();
+        std::thread::spawn(move || coming.into_iter().for_each(|deed| deed()));
+        deeds
+    });
+    // The thread ends with this process.
+    let _ = deeds.send(Box::new(deed));
 }
 
 fn ended_by(instance: Instance, signal: Signal) -> Input {

@@ -104,7 +104,7 @@ impl Driver {
         }
         shown.ok = count(ok);
         shown.failed = count(failed);
-        shown.under_way = count(self.members.iter().filter(|member| member.is_begun()).count());
+        shown.under_way = count(self.under_way());
         shown.batch = count((self.batch + 1).min(self.ends.len()));
         shown.batches = count(self.ends.len());
         self.now.send_replace(shown);
