@@ -44,8 +44,7 @@ const HANDSHAKES_MAX: usize = 256;
 const STRANGERS_MAX: usize = 8192;
 /// Connections without a certificate: how many at once, and for how long. Enrolling takes one call.
 const GUESTS_MAX: usize = 256;
-/// Of handshakes and guests, what one address may have: half, since many hosts may come from behind one. Of those
-/// that wait it may have three quarters.
+/// Of handshakes and guests, what one address may have: half, since many hosts may come from behind one.
 const HANDSHAKES_OF_ONE_MAX: usize = HANDSHAKES_MAX / 2;
 const GUESTS_OF_ONE_MAX: usize = GUESTS_MAX / 2;
 const GUEST_LIFE: Duration = Duration::from_secs(30);
@@ -125,7 +124,7 @@ pub(crate) async fn accept(
     });
     let strangers_max = strangers_max();
     let strangers = Arc::new(Semaphore::new(strangers_max));
-    let strangers_of = Shares::new(strangers_max / 4 * 3, HANDSHAKES_OF_ONE_MAX);
+    let strangers_of = Shares::new(of_one(strangers_max), HANDSHAKES_OF_ONE_MAX);
     loop {
         let Ok(place) = strangers.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -156,9 +155,14 @@ pub(crate) async fn accept(
     }
 }
 
-fn strangers_max() -> usize {
+pub(crate) fn strangers_max() -> usize {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(STRANGERS_MAX)
+}
+
+/// Of so many strangers, those that one address may have.
+pub(crate) fn of_one(strangers_max: usize) -> usize {
+    strangers_max / 4 * 3
 }
 
 /// What every handshake needs.
