@@ -37,6 +37,8 @@ missing_packages() {
     command -v flock >/dev/null || echo util-linux
     # Checks the units, in the tests.
     command -v systemd-analyze >/dev/null || echo systemd
+    # Renders the manual pages, in the tests.
+    command -v man >/dev/null || echo man-db
     # Network namespaces, for the tests.
     command -v ip >/dev/null || echo iproute2
 }

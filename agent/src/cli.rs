@@ -193,10 +193,11 @@ enum Setting {
     ProfileOptions,
 }
 
-struct CliOption {
+pub(crate) struct CliOption {
     name: Name,
-    spelling: Spelling,
-    help: &'static str,
+    pub(crate) spelling: Spelling,
+    /// Begins with what its value is, if it takes one.
+    pub(crate) help: &'static str,
 }
 
 const fn option(
@@ -221,7 +222,7 @@ const fn flag(setting: Setting, short: char, long: &'static str, help: &'static 
 }
 
 /// In the order of the help; one without a text is not in it.
-const OPTIONS: [CliOption; 21] = [
+pub(crate) const OPTIONS: [CliOption; 21] = [
     CliOption {
         name: Name::Configuration,
         spelling: Spelling { short: Some('c'), long: Some("configuration"), takes_value: true },
@@ -287,7 +288,9 @@ const OPTIONS: [CliOption; 21] = [
 fn help(program: &str) -> String {
     let mut text = format!(
         "supervisord: start programs, watch them, and start them again when they end.\n\n\
-         Usage: {program} [option ...]\n\n\
+         Usage: {program} [option ...]\n\
+         \x20      {program} man DIR\n\n\
+         The second form writes manual pages below DIR, a directory as /usr/local/share/man.\n\
          Options win over what the configuration file says. Defaults are in brackets.\n\n"
     );
     for option in OPTIONS.iter().filter(|option| !option.help.is_empty()) {
@@ -388,17 +391,15 @@ fn program_path(name: &str, host: &dyn Host) -> String {
     candidates.find(|candidate| host.exists(Path::new(candidate))).unwrap_or_else(|| name.to_owned())
 }
 
-fn search_paths(program: &str) -> [PathBuf; 6] {
+/// Where a configuration is searched for, after two places that depend on where the program is.
+pub(crate) const CONFIG_PATHS: [&str; 4] =
+    ["supervisord.conf", "etc/supervisord.conf", "/etc/supervisord.conf", "/etc/supervisor/supervisord.conf"];
+
+fn search_paths(program: &str) -> Vec<PathBuf> {
     let above = |path: &Path| path.parent().unwrap_or(path).to_path_buf();
     let prefix = above(&above(Path::new(program)));
-    [
-        prefix.join("etc/supervisord.conf"),
-        prefix.join("supervisord.conf"),
-        PathBuf::from("supervisord.conf"),
-        PathBuf::from("etc/supervisord.conf"),
-        PathBuf::from("/etc/supervisord.conf"),
-        PathBuf::from("/etc/supervisor/supervisord.conf"),
-    ]
+    let near = [prefix.join("etc/supervisord.conf"), prefix.join("supervisord.conf")];
+    near.into_iter().chain(CONFIG_PATHS.map(PathBuf::from)).collect()
 }
 
 /// The first file there is, and what root is told about searching at all.

@@ -17,6 +17,7 @@ mod journal;
 mod keeper_link;
 mod legacy;
 mod logs;
+mod manual;
 mod program;
 mod rpc;
 mod run;
@@ -42,6 +43,10 @@ fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     if let Some(frames) = cli::asked_to_prove(&args) {
         return upgrade::candidate::run(frames);
+    }
+    // Supervisor takes no positional arguments.
+    if args.get(1).is_some_and(|arg| arg == "man") {
+        return manual::run(&args[2..]);
     }
     let started = cli::how_started(&mut args);
     if started.is_some() {

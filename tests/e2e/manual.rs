@@ -1,6 +1,7 @@
 //! What the programs say of themselves: help, manual pages and completion, all made from the same words.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use fleetvisor_tests::{LIMIT, Ran, WorkDir, binary, run};
@@ -32,7 +33,8 @@ fn every_verb_has_help_and_a_manual_page() {
         ("ctl", &["status", "start", "stop", "restart", "tail", "host", "host-token", "completion"][..]),
         ("fleetvisor-controller", &["init", "run", "verify", "backup", "restore"]),
     ] {
-        let pages = pages(program);
+        let mut pages = pages(program);
+        pages.retain(|(page, _)| page != "supervisorctl");
         for verb in verbs {
             let name = format!("{program}-{verb}");
             assert!(pages.iter().any(|(page, _)| *page == name), "{name} is missing");
@@ -58,6 +60,41 @@ fn every_verb_has_help_and_a_manual_page() {
     }
 }
 
+/// A page as a reader has it; a remark of the typesetter is a mistake.
+fn rendered(path: &Path) -> String {
+    let ran =
+        run(Command::new("man").args(["--warnings", "-E", "UTF-8", "-l", "-P", "cat"]).arg(path), LIMIT);
+    let ran = ran.expect_code(0);
+    assert!(ran.stderr.is_empty(), "{ran}");
+    ran.stdout
+}
+
+#[test]
+fn the_daemon_and_its_client_have_manual_pages_that_can_be_read() {
+    let dir = WorkDir::new();
+    let folder = dir.path().display().to_string();
+    run_binary("supervisord", &["man", &folder]).expect_code(0);
+    run_binary("ctl", &["man", &folder]).expect_code(0);
+    let daemon = rendered(&dir.path().join("man8/supervisord.8"));
+    let help = run_binary("supervisord", &["--help"]).expect_code(0).stdout;
+    for option in help.split_whitespace().filter(|word| word.starts_with("--")) {
+        assert!(daemon.contains(option), "{option} is missing:\n{daemon}");
+    }
+    let configuration = rendered(&dir.path().join("man5/supervisord.conf.5"));
+    let sample = run_binary("echo_supervisord_conf", &[]).expect_code(0).stdout;
+    for line in sample.lines().filter(|line| line.contains('=')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let page = configuration.lines().any(|page| page.split_whitespace().eq(words.iter().copied()));
+        assert!(page, "{line} is missing:\n{configuration}");
+    }
+    let client = rendered(&dir.path().join("supervisorctl.1"));
+    assert!(client.contains("Continuous tail of named process stdout"), "{client}");
+    for small in ["echo_supervisord_conf", "pidproxy"] {
+        rendered(&dir.path().join(format!("man1/{small}.1")));
+    }
+    run_binary("supervisord", &["man"]).expect_code(2).expect_stderr("Usage: supervisord man DIR");
+}
+
 /// Options and arguments of a help text that have no explanation, beside them or in the line below.
 fn options_without_words(help: &str) -> Vec<&str> {
     let lines: Vec<&str> = help.lines().collect();
@@ -77,7 +114,7 @@ fn options_without_words(help: &str) -> Vec<&str> {
 
 #[test]
 fn manual_pages_that_cannot_be_written_say_where() {
-    for program in ["ctl", "fleetvisor-controller"] {
+    for program in ["ctl", "fleetvisor-controller", "supervisord"] {
         run_binary(program, &["man", "/no/such/folder"]).expect_code(1).expect_stderr("/no/such/folder");
     }
 }

@@ -3,10 +3,10 @@
 
 /// An option that may be given as `-x`, `--long`, or both.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spelling {
-    pub(super) short: Option<char>,
-    pub(super) long: Option<&'static str>,
-    pub(super) takes_value: bool,
+pub(crate) struct Spelling {
+    pub(crate) short: Option<char>,
+    pub(crate) long: Option<&'static str>,
+    pub(crate) takes_value: bool,
 }
 
 /// One option as it was found.

@@ -160,7 +160,7 @@ mod tests {
         let Value::Struct(info) = value(&api, "supervisor.getProcessInfo", vec!["run".into()]).await else {
             panic!("a struct");
         };
-        let keys: Vec<&str> = info.iter().map(|(key, _)| key.as_str()).collect();
+        let keys: Vec<&str> = info.iter().map(|(key, _)| key.as_ref()).collect();
         let expected = "name group start stop now state statename spawnerr exitstatus logfile stdout_logfile \
                         stderr_logfile pid description";
         assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());

@@ -94,7 +94,7 @@ async fn one(api: &Api, call: &Value) -> Answer {
         None => Vec::new(),
         Some(Value::Array(params)) => params.clone(),
         Some(Value::String(chars)) => chars.chars().map(|char| Value::String(char.to_string())).collect(),
-        Some(Value::Struct(members)) => members.iter().map(|(name, _)| name.as_str().into()).collect(),
+        Some(Value::Struct(members)) => members.iter().map(|(name, _)| name.as_ref().into()).collect(),
         Some(_) => return Err(FaultCode::IncorrectParameters.into()),
     };
     api.call(name, params).await

@@ -11,6 +11,7 @@ mod failure;
 mod getopt;
 mod host;
 mod input;
+mod manual;
 mod options;
 mod output;
 mod password;
@@ -20,5 +21,6 @@ mod session;
 mod shell;
 mod verb;
 
+pub use manual::page;
 pub use options::{Leave, Options};
 pub use shell::{main, run};

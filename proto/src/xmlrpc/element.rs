@@ -1,6 +1,8 @@
 //! What one XML element comes to once its end is read. Supervisor folds a request up from the innermost
 //! element, by tag alone and wherever it stands; so do we, and answers are folded the same way.
 
+use std::borrow::Cow;
+
 use super::scalar;
 use super::value::Value;
 
@@ -157,8 +159,8 @@ pub(super) fn fold(
     })
 }
 
-fn members(children: Vec<Element>) -> Result<Vec<(String, Value)>, &'static str> {
-    let mut members: Vec<(String, Value)> = Vec::with_capacity(children.len());
+fn members(children: Vec<Element>) -> Result<Vec<(Cow<'static, str>, Value)>, &'static str> {
+    let mut members: Vec<(Cow<'static, str>, Value)> = Vec::with_capacity(children.len());
     // A hostile struct of many members must not cost their square.
     let mut seen: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
     let small = children.len() <= 32;
@@ -184,7 +186,7 @@ fn members(children: Vec<Element>) -> Result<Vec<(String, Value)>, &'static str>
                 if !small {
                     seen.insert(name.clone(), members.len());
                 }
-                members.push((name, value));
+                members.push((name.into(), value));
             }
         }
     }

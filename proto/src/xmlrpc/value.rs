@@ -1,5 +1,7 @@
 //! A value of XML-RPC, and how callers look into one.
 
+use std::borrow::Cow;
+
 /// What a parameter or a result can be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -13,13 +15,14 @@ pub enum Value {
     Base64(Vec<u8>),
     Array(Vec<Value>),
     /// Members in the order written; names are unique when read, the last value of a repeated name wins.
-    Struct(Vec<(String, Value)>),
+    /// Most names are those of a method's answer, and need no memory of their own.
+    Struct(Vec<(Cow<'static, str>, Value)>),
     Nil,
 }
 
 impl Value {
     /// A struct of these members, in order.
-    pub fn record<N: Into<String>, const M: usize>(members: [(N, Value); M]) -> Value {
+    pub fn record<N: Into<Cow<'static, str>>, const M: usize>(members: [(N, Value); M]) -> Value {
         Value::Struct(members.into_iter().map(|(name, value)| (name.into(), value)).collect())
     }
 

@@ -104,7 +104,7 @@ fn value(value_: &Value, out: &mut String) {
 
 fn escape(text: &str, out: &mut String) {
     let mut rest = text;
-    while let Some(at) = rest.find(['&', '<', '>']) {
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'&' | b'<' | b'>')) {
         out.push_str(&rest[..at]);
         out.push_str(match rest.as_bytes()[at] {
             b'&' => "&amp;",
@@ -118,6 +118,8 @@ fn escape(text: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -175,8 +177,9 @@ mod tests {
         leaf.prop_recursive(4, 32, 6, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
-                proptest::collection::btree_map(text(), inner, 0..6)
-                    .prop_map(|members| Value::Struct(members.into_iter().collect())),
+                proptest::collection::btree_map(text(), inner, 0..6).prop_map(|members| Value::Struct(
+                    members.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect()
+                )),
             ]
         })
     }
