@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetvisor_core::decisions::{Act, Decisions, Step};
+use fleetvisor_core::decisions::{Act, Counters, Decisions, Step};
 use fleetvisor_core::effect::{Change, Effect, Instance};
 use fleetvisor_core::event::{Channel, Event as Told, Written};
 use fleetvisor_core::pool::Deed;
@@ -59,6 +59,9 @@ enum Asker {
 /// How long the signal that ends a listener waits for its answer to an event, where the daemon ends: about as long
 /// as it takes Supervisor's loop to come by again.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the end of the daemon waits for logs that take nothing, as their disk hangs.
+const LAST_LOGS: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct LastWords {
@@ -124,11 +127,14 @@ impl Agent {
         legacy.keep(decisions, groups, *next_ticket, children, logs);
     }
 
-    /// Runs until everything has stopped. The children and the next event's serial are given back with the
+    /// Runs until everything has stopped. The children and what is counted on are given back with the
     /// end, for a new start.
-    pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children, u64) {
+    pub(crate) async fn run(
+        mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+    ) -> (End, Children, Counters) {
         let end = self.live(inbox).await;
-        (end, self.children, self.decisions.pools().next_serial())
+        (end, self.children, self.decisions.counters())
     }
 
     async fn live(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> End {
@@ -150,6 +156,9 @@ impl Agent {
             }
             let deadline = self.core().deadline();
             let tick = self.decisions.pools().deadline(clock::now());
+            let is_ending = self.core().state() != DaemonState::Running;
+            let waits = if is_ending { self.children.waits_for_logs() } else { None };
+            let given_up = waits.map(|since| since + LAST_LOGS);
             let spoken = self.last_words.iter().map(|listener| listener.until).min();
             tokio::select! {
                 message = inbox.recv() => {
@@ -164,6 +173,7 @@ impl Agent {
                 () = until(deadline) => self.input(Input::Tick),
                 () = until(tick) => self.take(Step::PoolTick),
                 () = until(spoken) => {}
+                () = until(given_up) => self.give_up_logs(waits),
                 () = tokio::time::sleep(leaving::UNTIL_QUIET), if self.leaving.is_some() => {}
             }
         }
@@ -233,9 +243,11 @@ impl Agent {
                     self.input(input);
                 }
             }
-            Message::Drained { instance, status } => {
-                self.input(Input::Exited { instance, status });
-                self.children.release(instance);
+            Message::Drained { instance } => {
+                if let Some(input) = self.children.drained(instance) {
+                    self.input(input);
+                    self.children.release(instance);
+                }
             }
             Message::Wishes { wishes } => {
                 for (name, run) in wishes {
@@ -271,6 +283,21 @@ impl Agent {
         }
     }
 
+    /// The daemon ends: nobody waits for a disk that hangs.
+    fn give_up_logs(&mut self, since: Option<Monotonic>) {
+        for input in since.map(|since| self.children.wait_no_longer(since)).unwrap_or_default() {
+            if let Input::Exited { instance, .. } = input {
+                let name = self.core().name_of(instance).map(ToString::to_string).unwrap_or_default();
+                let line = format!("logs of {name} take nothing: what it wrote last is not waited for");
+                self.logs.line(LogLevel::Critical, line);
+                self.input(input);
+                self.children.release(instance);
+            } else {
+                self.input(input);
+            }
+        }
+    }
+
     fn keeper_says(&mut self, event: Event, descriptors: Vec<OwnedFd>) {
         match event {
             Event::Spawned { id, pid, pipes } => {
@@ -287,7 +314,10 @@ impl Agent {
             Event::Exited { id, exited } => self.children.exited(id, wording::exit_status(exited.exit)),
             Event::SignalFailed { id, errno } => {
                 let instance = Instance(id);
-                self.input(Input::SignalFailed { instance, error: errno_name(errno) });
+                // One that has ended, and whose logs take their time, is no trouble.
+                if !self.children.is_draining(instance) {
+                    self.input(Input::SignalFailed { instance, error: errno_name(errno) });
+                }
             }
             Event::Renewed { error: None } => self.logs.line(LogLevel::Info, "the keeper is renewed, too"),
             Event::Renewed { error: Some(error) } => {
