@@ -21,6 +21,7 @@ use fleetvisor_model::state::{DaemonState, ProcessState};
 use fleetvisor_model::time::Monotonic;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answers::Answers;
 use crate::children::Children;
 use crate::clock;
 use crate::fcgi::{self, Sockets};
@@ -82,6 +83,7 @@ pub(crate) struct Agent {
     /// Steps that came about while acts were performed.
     steps: VecDeque<Step>,
     askers: HashMap<Ticket, Asker>,
+    answers: Answers,
     pub(crate) next_ticket: u64,
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
     pub(crate) sockets: Sockets,
@@ -112,6 +114,7 @@ impl Agent {
             legacy,
             steps: VecDeque::new(),
             askers: HashMap::new(),
+            answers: Answers::default(),
             next_ticket,
             watchers: Vec::new(),
             sockets: Sockets::default(),
@@ -159,6 +162,7 @@ impl Agent {
             let is_ending = self.core().state() != DaemonState::Running;
             let waits = if is_ending { self.children.waits_for_logs() } else { None };
             let given_up = waits.map(|since| since + LAST_LOGS);
+            let answers_late = self.answers.deadline();
             let spoken = self.last_words.iter().map(|listener| listener.until).min();
             tokio::select! {
                 message = inbox.recv() => {
@@ -173,6 +177,7 @@ impl Agent {
                 () = until(deadline) => self.input(Input::Tick),
                 () = until(tick) => self.take(Step::PoolTick),
                 () = until(spoken) => {}
+                () = until(answers_late) => self.answers.give_late(clock::now().monotonic),
                 () = until(given_up) => self.give_up_logs(waits),
                 () = tokio::time::sleep(leaving::UNTIL_QUIET), if self.leaving.is_some() => {}
             }
@@ -567,15 +572,15 @@ impl Agent {
     fn answer(&mut self, ticket: Ticket, name: ProcessName, outcome: Outcome) {
         if let Some(Asker::Verb(outcomes)) = self.askers.get(&ticket) {
             let outcomes = outcomes.clone();
-            return self.logs.then(move || {
+            return self.answers.give(&self.logs, move || {
                 let _ = outcomes.send((name, outcome));
             });
         }
         match self.askers.remove(&ticket) {
-            Some(Asker::Group(answer)) => self.logs.then(move || {
+            Some(Asker::Group(answer)) => self.answers.give(&self.logs, move || {
                 let _ = answer.send(outcome);
             }),
-            Some(Asker::Daemon(answer)) => self.logs.then(move || {
+            Some(Asker::Daemon(answer)) => self.answers.give(&self.logs, move || {
                 let _ = answer.send(());
             }),
             Some(Asker::Verb(_) | Asker::Nobody) | None => {}
