@@ -1,7 +1,7 @@
 //! From the core's effects to the keeper and the logs, and from what these report back to the core's inputs:
 //! the way of each child from a wish to a pid to an exit. Decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -12,7 +12,9 @@ use fleetvisor_keeper::frame::{Pipes, Spawn, SpawnUser, Stdin as StdinFrom};
 use fleetvisor_keeper::{Event, LinkError, ProgramEnds, Request};
 use fleetvisor_model::config::{LogLevel, Process};
 use fleetvisor_model::signal::Signal;
+use fleetvisor_model::time::Monotonic;
 
+use crate::clock;
 use crate::keeper_link::KeeperLink;
 use crate::logs::{Adoption, LogStash, Logs, Outputs};
 use crate::program::{self, Surroundings, path_bytes};
@@ -46,6 +48,8 @@ pub(crate) struct Children {
     logs: Logs,
     surroundings: Surroundings,
     children: HashMap<Instance, Child>,
+    /// Those that have ended and whose output is being taken, and since when.
+    draining: BTreeMap<Instance, (ExitStatus, Monotonic)>,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,7 @@ enum Child {
         stdin: Option<OwnedFd>,
         signals: Vec<(Signal, bool)>,
         is_listener: bool,
+        since: Monotonic,
     },
     Spawning {
         spool: Option<Spool>,
@@ -71,7 +76,8 @@ enum Child {
 
 impl Children {
     pub(crate) fn new(keeper: KeeperLink, logs: Logs, surroundings: Surroundings) -> Children {
-        Children { keeper, logs, surroundings, children: HashMap::new() }
+        let (children, draining) = (HashMap::new(), BTreeMap::new());
+        Children { keeper, logs, surroundings, children, draining }
     }
 
     pub(crate) fn surroundings(&self) -> &Surroundings {
@@ -168,7 +174,8 @@ impl Children {
             redirect_stderr: process.redirect_stderr,
             stdin: if stdin.is_some() { StdinFrom::Passed } else { StdinFrom::Pipe },
         };
-        let opening = Child::Opening { spawn: Box::new(spawn), stdin, signals: Vec::new(), is_listener };
+        let (spawn, since) = (Box::new(spawn), clock::now().monotonic);
+        let opening = Child::Opening { spawn, stdin, signals: Vec::new(), is_listener, since };
         self.children.insert(instance, opening);
         self.logs.open(instance, outputs(process, is_listener));
         Ok(())
@@ -203,7 +210,7 @@ impl Children {
         }
         self.children.insert(instance, Child::Live { pid, stdin, stashed });
         if let Some(status) = exited {
-            self.logs.drain(instance, status);
+            self.drain(instance, status);
         }
     }
 
@@ -234,8 +241,12 @@ impl Children {
         result: Result<LogStash, String>,
     ) -> Option<Input> {
         match (self.children.remove(&instance)?, result) {
-            (Child::Opening { .. }, Err(error)) => Some(Input::SpawnFailed { instance, error }),
-            (Child::Opening { spawn, stdin, signals, is_listener }, Ok(stash)) => {
+            (Child::Opening { .. }, Err(error)) => {
+                // One stream may have been opened.
+                self.logs.forget(instance);
+                Some(Input::SpawnFailed { instance, error })
+            }
+            (Child::Opening { spawn, stdin, signals, is_listener, since: _ }, Ok(stash)) => {
                 let mut stashed = Vec::new();
                 if !stash.is_empty() {
                     // Before the program writes anything: no byte of it is ever where only this process has it.
@@ -325,7 +336,44 @@ impl Children {
 
     /// The child is dead; its end is acted on when its output is safe.
     pub(crate) fn exited(&mut self, id: u64, status: ExitStatus) {
-        self.logs.drain(Instance(id), status);
+        self.drain(Instance(id), status);
+    }
+
+    fn drain(&mut self, instance: Instance, status: ExitStatus) {
+        self.draining.insert(instance, (status, clock::now().monotonic));
+        self.logs.drain(instance);
+    }
+
+    pub(crate) fn is_draining(&self, instance: Instance) -> bool {
+        self.draining.contains_key(&instance)
+    }
+
+    /// Its output is safe. `None` for one that is not waited for any more.
+    pub(crate) fn drained(&mut self, instance: Instance) -> Option<Input> {
+        let (status, _) = self.draining.remove(&instance)?;
+        Some(Input::Exited { instance, status })
+    }
+
+    /// Since when the logs have been busy with a child that can't go on before.
+    pub(crate) fn waits_for_logs(&self) -> Option<Monotonic> {
+        let opening = self.children.values().filter_map(Child::opening_since);
+        self.draining.values().map(|(_, since)| *since).chain(opening).min()
+    }
+
+    /// Goes on without the logs for those that have waited since then, or longer.
+    pub(crate) fn wait_no_longer(&mut self, since: Monotonic) -> Vec<Input> {
+        let is_late = |child: &Child| child.opening_since().is_some_and(|began| began <= since);
+        let late = self.children.iter().filter(|(_, child)| is_late(child));
+        let mut inputs = Vec::new();
+        for instance in late.map(|(instance, _)| *instance).collect::<Vec<_>>() {
+            self.children.remove(&instance);
+            self.logs.forget(instance);
+            let error = "its logs cannot be opened: their disk does not answer".to_owned();
+            inputs.push(Input::SpawnFailed { instance, error });
+        }
+        let late = self.draining.extract_if(.., |_, (_, began)| *began <= since);
+        inputs.extend(late.map(|(instance, (status, _))| Input::Exited { instance, status }));
+        inputs
     }
 
     /// `NotFound` where there is no such child.
@@ -335,6 +383,15 @@ impl Children {
             Some(Child::Live { stdin: None, .. } | Child::Opening { .. } | Child::Spawning { .. }) | None => {
                 Err(io::ErrorKind::NotFound.into())
             }
+        }
+    }
+}
+
+impl Child {
+    fn opening_since(&self) -> Option<Monotonic> {
+        match self {
+            Child::Opening { since, .. } => Some(*since),
+            Child::Spawning { .. } | Child::Live { .. } => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fleetvisor_core::decisions::Decisions;
+use fleetvisor_core::decisions::{Counters, Decisions};
 use fleetvisor_keeper::{LinkError, Request};
 use fleetvisor_link::Wishes;
 use fleetvisor_model::config::{HttpServer, LogLevel, LogTarget, SupervisordSection, repr};
@@ -89,7 +89,8 @@ async fn live(mut keeper: KeeperLink, args: &[OsString]) -> ExitCode {
     };
     let (messages, mut inbox) = mpsc::unbounded_channel();
     let (args, began) = (args.to_vec(), Instant::now());
-    let mut daemon = Daemon { pid, args, began, invocation, messages, first, logs: None, next_serial: 0 };
+    let mut daemon =
+        Daemon { pid, args, began, invocation, messages, first, logs: None, counters: Counters::default() };
     loop {
         let (end, given_back) = match daemon.live_once(keeper, &mut inbox, heritage.take()).await {
             Ok(ended) => ended,
@@ -137,8 +138,7 @@ struct Daemon {
     /// Nothing has been prepared yet, by whichever agent.
     first: bool,
     logs: Option<Logs>,
-    /// Of events: they are counted on when the daemon starts over.
-    next_serial: u64,
+    counters: Counters,
 }
 
 impl Daemon {
@@ -183,8 +183,8 @@ impl Daemon {
         if let Some((unfinished, finished)) = unfinished {
             agent.take_over(unfinished, finished);
         }
-        let (end, mut children, next_serial) = agent.run(inbox).await;
-        self.next_serial = next_serial;
+        let (end, mut children, counters) = agent.run(inbox).await;
+        self.counters = counters;
         if let End::KeeperLost(error) = &end {
             self.leave_to_another_keeper(&mut children, error, &logs).await;
             abandon(&children.pids(), &logs, error);
@@ -255,7 +255,7 @@ impl Daemon {
         let wishes = load_wishes(&settings).map_err(|error| fail(error.to_string()))?;
         let observed = wishes.as_ref().map(Wishes::all).unwrap_or_default();
         let identifier = section.identifier.clone();
-        let decisions = Decisions::new(observed, identifier, self.next_serial);
+        let decisions = Decisions::new(observed, identifier, self.counters);
         Ok(Begun {
             handle,
             logs,

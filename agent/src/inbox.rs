@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use fleetvisor_core::effect::Instance;
 use fleetvisor_core::event::Channel;
-use fleetvisor_core::exit::ExitStatus;
 use fleetvisor_core::request::{Outcome, Processes, Refusal, Verb};
 pub(crate) use fleetvisor_link::{Gone, Watched};
 use fleetvisor_model::config::{Config, Group, LogTarget};
@@ -78,7 +77,6 @@ pub(crate) enum Message {
     /// All that a child wrote has been taken from its pipes: its end may be acted on.
     Drained {
         instance: Instance,
-        status: ExitStatus,
     },
     /// An event listener's stdout; `upto` counts its bytes to the end of `data`.
     ListenerSays {
@@ -172,6 +170,17 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Facts {
+        Facts {
+            pid: 1,
+            identifier: String::new(),
+            logfile: LogTarget::None,
+            config_path: PathBuf::new(),
+            executable: PathBuf::new(),
+        }
+    }
+
     /// The daemon's own log, if it is a file.
     pub(crate) fn own_log(&self) -> Option<PathBuf> {
         match &self.logfile {

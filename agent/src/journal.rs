@@ -201,6 +201,7 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use fleetvisor_core::decisions::Counters;
     use fleetvisor_core::supervisor::Input;
     use fleetvisor_model::config;
 
@@ -215,7 +216,7 @@ mod tests {
         let invocation = cli::parse(&args, &FileSystem).unwrap();
         let config = config::load(&path, &FileSystem).unwrap();
         let groups = Groups::new(config.groups.clone());
-        let decisions = Decisions::new(BTreeMap::new(), "id".to_owned(), 7);
+        let decisions = Decisions::new(BTreeMap::new(), "id".to_owned(), Counters { serial: 7, instance: 0 });
         let settings = Settings { invocation, config };
         Journal::begin(&SnapshotOf {
             settings: &settings,

@@ -1,6 +1,7 @@
 //! supervisord. The process that is started checks the configuration and becomes the keeper; the keeper starts
 //! this program again as the agent, which does everything else, and begins another keeper if its own is killed.
 
+mod answers;
 mod bundles;
 mod children;
 mod cli;

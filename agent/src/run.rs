@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetvisor_core::decisions::{Act, Decisions, Step};
+use fleetvisor_core::decisions::{Act, Counters, Decisions, Step};
 use fleetvisor_core::effect::{Change, Effect, Instance};
 use fleetvisor_core::event::{Channel, Event as Told, Written};
 use fleetvisor_core::pool::Deed;
@@ -21,6 +21,7 @@ use fleetvisor_model::state::{DaemonState, ProcessState};
 use fleetvisor_model::time::Monotonic;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answers::Answers;
 use crate::children::Children;
 use crate::clock;
 use crate::fcgi::{self, Sockets};
@@ -60,6 +61,9 @@ enum Asker {
 /// as it takes Supervisor's loop to come by again.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How long the end of the daemon waits for logs that take nothing, as their disk hangs.
+const LAST_LOGS: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct LastWords {
     instance: Instance,
@@ -79,6 +83,7 @@ pub(crate) struct Agent {
     /// Steps that came about while acts were performed.
     steps: VecDeque<Step>,
     askers: HashMap<Ticket, Asker>,
+    answers: Answers,
     pub(crate) next_ticket: u64,
     watchers: Vec<mpsc::UnboundedSender<Watched>>,
     pub(crate) sockets: Sockets,
@@ -109,6 +114,7 @@ impl Agent {
             legacy,
             steps: VecDeque::new(),
             askers: HashMap::new(),
+            answers: Answers::default(),
             next_ticket,
             watchers: Vec::new(),
             sockets: Sockets::default(),
@@ -124,11 +130,14 @@ impl Agent {
         legacy.keep(decisions, groups, *next_ticket, children, logs);
     }
 
-    /// Runs until everything has stopped. The children and the next event's serial are given back with the
+    /// Runs until everything has stopped. The children and what is counted on are given back with the
     /// end, for a new start.
-    pub(crate) async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> (End, Children, u64) {
+    pub(crate) async fn run(
+        mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+    ) -> (End, Children, Counters) {
         let end = self.live(inbox).await;
-        (end, self.children, self.decisions.pools().next_serial())
+        (end, self.children, self.decisions.counters())
     }
 
     async fn live(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> End {
@@ -150,6 +159,10 @@ impl Agent {
             }
             let deadline = self.core().deadline();
             let tick = self.decisions.pools().deadline(clock::now());
+            let is_ending = self.core().state() != DaemonState::Running;
+            let waits = if is_ending { self.children.waits_for_logs() } else { None };
+            let given_up = waits.map(|since| since + LAST_LOGS);
+            let answers_late = self.answers.deadline();
             let spoken = self.last_words.iter().map(|listener| listener.until).min();
             tokio::select! {
                 message = inbox.recv() => {
@@ -164,6 +177,8 @@ impl Agent {
                 () = until(deadline) => self.input(Input::Tick),
                 () = until(tick) => self.take(Step::PoolTick),
                 () = until(spoken) => {}
+                () = until(answers_late) => self.answers.give_late(clock::now().monotonic),
+                () = until(given_up) => self.give_up_logs(waits),
                 () = tokio::time::sleep(leaving::UNTIL_QUIET), if self.leaving.is_some() => {}
             }
         }
@@ -233,9 +248,11 @@ impl Agent {
                     self.input(input);
                 }
             }
-            Message::Drained { instance, status } => {
-                self.input(Input::Exited { instance, status });
-                self.children.release(instance);
+            Message::Drained { instance } => {
+                if let Some(input) = self.children.drained(instance) {
+                    self.input(input);
+                    self.children.release(instance);
+                }
             }
             Message::Wishes { wishes } => {
                 for (name, run) in wishes {
@@ -271,6 +288,21 @@ impl Agent {
         }
     }
 
+    /// The daemon ends: nobody waits for a disk that hangs.
+    fn give_up_logs(&mut self, since: Option<Monotonic>) {
+        for input in since.map(|since| self.children.wait_no_longer(since)).unwrap_or_default() {
+            if let Input::Exited { instance, .. } = input {
+                let name = self.core().name_of(instance).map(ToString::to_string).unwrap_or_default();
+                let line = format!("logs of {name} take nothing: what it wrote last is not waited for");
+                self.logs.line(LogLevel::Critical, line);
+                self.input(input);
+                self.children.release(instance);
+            } else {
+                self.input(input);
+            }
+        }
+    }
+
     fn keeper_says(&mut self, event: Event, descriptors: Vec<OwnedFd>) {
         match event {
             Event::Spawned { id, pid, pipes } => {
@@ -287,7 +319,10 @@ impl Agent {
             Event::Exited { id, exited } => self.children.exited(id, wording::exit_status(exited.exit)),
             Event::SignalFailed { id, errno } => {
                 let instance = Instance(id);
-                self.input(Input::SignalFailed { instance, error: errno_name(errno) });
+                // One that has ended, and whose logs take their time, is no trouble.
+                if !self.children.is_draining(instance) {
+                    self.input(Input::SignalFailed { instance, error: errno_name(errno) });
+                }
             }
             Event::Renewed { error: None } => self.logs.line(LogLevel::Info, "the keeper is renewed, too"),
             Event::Renewed { error: Some(error) } => {
@@ -537,15 +572,15 @@ impl Agent {
     fn answer(&mut self, ticket: Ticket, name: ProcessName, outcome: Outcome) {
         if let Some(Asker::Verb(outcomes)) = self.askers.get(&ticket) {
             let outcomes = outcomes.clone();
-            return self.logs.then(move || {
+            return self.answers.give(&self.logs, move || {
                 let _ = outcomes.send((name, outcome));
             });
         }
         match self.askers.remove(&ticket) {
-            Some(Asker::Group(answer)) => self.logs.then(move || {
+            Some(Asker::Group(answer)) => self.answers.give(&self.logs, move || {
                 let _ = answer.send(outcome);
             }),
-            Some(Asker::Daemon(answer)) => self.logs.then(move || {
+            Some(Asker::Daemon(answer)) => self.answers.give(&self.logs, move || {
                 let _ = answer.send(());
             }),
             Some(Asker::Verb(_) | Asker::Nobody) | None => {}

@@ -8,6 +8,7 @@
 //! - [`events`]: event listeners and what they hear.
 //! - [`syslog`]: lines to the machine's own log.
 //! - [`log_loss`], [`log_trouble`]: nothing is lost, and what can't be written is counted.
+//! - [`frozen_disk`]: a disk that hangs.
 //! - [`fcgi`]: FastCGI programs, also behind nginx.
 //! - [`supervisorctl`]: Supervisor's client on our daemon, our client on Supervisor's.
 //! - [`http`]: other sites in a browser, slow clients.
@@ -32,6 +33,7 @@ mod daemon;
 mod events;
 mod fcgi;
 mod fleet;
+mod frozen_disk;
 mod http;
 mod http_answers;
 mod lifecycle;

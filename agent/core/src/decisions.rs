@@ -79,16 +79,30 @@ pub struct Decisions {
     lines: u64,
 }
 
+/// What goes on where a daemon that starts over has left off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// The next event's.
+    pub serial: u64,
+    /// The next run's of a program.
+    pub instance: u64,
+}
+
 impl Decisions {
-    /// `next_serial` is the next event's: it goes on where a daemon that starts over has left off.
-    pub fn new(wishes: BTreeMap<ProcessName, bool>, identifier: String, next_serial: u64) -> Decisions {
+    pub fn new(wishes: BTreeMap<ProcessName, bool>, identifier: String, counters: Counters) -> Decisions {
+        let mut supervisor = Supervisor::new(wishes);
+        supervisor.count_instances_from(counters.instance);
         Decisions {
-            supervisor: Supervisor::new(wishes),
-            pools: Pools::new(identifier, next_serial),
+            supervisor,
+            pools: Pools::new(identifier, counters.serial),
             untold: Some(Vec::new()),
             accounts: BTreeMap::new(),
             lines: 0,
         }
+    }
+
+    pub fn counters(&self) -> Counters {
+        Counters { serial: self.pools.next_serial(), instance: self.supervisor.next_instance() }
     }
 
     pub fn supervisor(&self) -> &Supervisor {

@@ -98,6 +98,15 @@ impl Supervisor {
         }
     }
 
+    pub(crate) fn next_instance(&self) -> u64 {
+        self.next_instance
+    }
+
+    /// Of a daemon that starts over: what is still said of the runs before is said of none of these.
+    pub(crate) fn count_instances_from(&mut self, next: u64) {
+        self.next_instance = self.next_instance.max(next);
+    }
+
     /// Makes the indexes of what was deserialized.
     pub(crate) fn reindex(&mut self) {
         self.by_name = self.processes.iter().map(|(key, process)| (process.name().clone(), *key)).collect();

@@ -13,7 +13,7 @@ use fleetvisor_model::state::{DaemonState, ProcessState};
 use fleetvisor_model::time::{Monotonic, Now, Wall};
 use proptest::prelude::*;
 
-use crate::decisions::{Act, Decisions, Step};
+use crate::decisions::{Act, Counters, Decisions, Step};
 use crate::effect::{Effect, Instance};
 use crate::exit::ExitStatus;
 use crate::request::{Outcome, Processes, Request, Ticket, Verb};
@@ -101,7 +101,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(groups: Vec<Group>) -> World {
-        let decisions = Decisions::new(BTreeMap::new(), "id".to_owned(), 0);
+        let decisions = Decisions::new(BTreeMap::new(), "id".to_owned(), Counters::default());
         let mut world = World {
             snapshot: serde_json::to_string(&decisions).expect("decisions are data"),
             decisions,

@@ -39,8 +39,9 @@ const MAX_QUEUED: usize = 4096;
 /// Of a crash loop, the first lines say it.
 const MAX_SAID: usize = 16;
 const THROTTLE: Duration = Duration::from_millis(5);
-/// Between closing its socket and its end, the agent may take this long.
-const AGENT_EXIT: Duration = Duration::from_secs(10);
+/// Between closing its socket, or stopping the daemon, and its end, the agent may take this long. A thread of it that a
+/// disk holds can't even be killed.
+const AGENT_EXIT: Duration = Duration::from_secs(5);
 const TERM_TO_KILL: Duration = Duration::from_secs(10);
 const TO_END: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 /// Version of the frames from which on an agent says what it has heard.
@@ -74,7 +75,7 @@ pub(crate) struct Keeper {
     /// The version of the frames, once the agent has greeted.
     version: Option<u16>,
     agent_exit: Option<Exit>,
-    /// When an agent that has closed its socket and doesn't end is killed.
+    /// When an agent that has closed its socket, or stopped the daemon, and doesn't end is killed.
     agent_deadline: Option<Instant>,
     relay: Relay,
     holdings: Holdings,
@@ -179,8 +180,12 @@ impl Keeper {
             self.go_on_with_renewal();
             if self.agent_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.agent_deadline = None;
-                self.tell("the agent closed its socket and does not end; killing it");
+                self.tell("the agent does not end; killing it");
                 self.kill_agent();
+                if let Some(status) = self.stop {
+                    self.end_programs();
+                    return status;
+                }
             }
             if self.executable.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.executable.stop_waiting();
@@ -307,7 +312,7 @@ impl Keeper {
     fn disconnect(&mut self) {
         self.connected = false;
         self.flushed = Flushed::All;
-        self.agent_deadline = Some(Instant::now() + AGENT_EXIT);
+        self.agent_deadline.get_or_insert(Instant::now() + AGENT_EXIT);
     }
 
     fn push(&mut self, event: Event) {

@@ -2,6 +2,7 @@
 //! written is counted, and the log says how many bytes it lacks once it is written again.
 
 use std::io::Write;
+use std::path::Path;
 
 use chrono::Local;
 use fleetvisor_model::config::{LogLevel, LogTarget, SupervisordSection};
@@ -49,6 +50,14 @@ impl DaemonLog {
 
     pub(crate) fn level(&self) -> LogLevel {
         self.level
+    }
+
+    /// Where it is, if it is a file.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.target {
+            Target::File(file) => Some(file.path()),
+            Target::Nowhere | Target::Syslog(_) => None,
+        }
     }
 
     pub(super) fn line(&mut self, level: LogLevel, line: &str) {

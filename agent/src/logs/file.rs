@@ -421,7 +421,12 @@ mod tests {
     impl Case {
         fn new() -> Case {
             let (ours, theirs) = pipe();
-            Case { folder: tempfile::tempdir().unwrap(), tools: Tools::new().unwrap(), ours, theirs }
+            Case {
+                folder: tempfile::tempdir().unwrap(),
+                tools: Tools::new(Default::default()).unwrap(),
+                ours,
+                theirs,
+            }
         }
 
         fn path(&self) -> PathBuf {

@@ -168,8 +168,8 @@ fn check(kind: Kind) {
         let captured = if kind.captures { 1000 } else { 0 };
         let transform = Transform::new(kind.strips, captured, kind.is_listener, false);
         let parts = Parts { file: None, syslog: false, events: false, transform, most_captured: captured };
-        let stash = LogStash::of(&[Output::new(parts).unwrap()]).unwrap();
-        memories.push(stash.descriptors.into_iter().next());
+        let output = Output::new(parts).unwrap();
+        memories.push(output.memory().map(|memory| memory.try_clone_to_owned().unwrap()));
         pipes.push(ours);
     }
     let role = Role {

@@ -13,7 +13,7 @@ use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH};
 use nix::unistd::geteuid;
 
 /// As the kernel has it.
-const MOST_LINKS: usize = 40;
+pub(super) const MOST_LINKS: usize = 40;
 
 #[derive(Debug)]
 pub(super) struct Opened {

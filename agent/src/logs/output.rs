@@ -13,21 +13,21 @@ use fleetvisor_model::name::ProcessName;
 use nix::errno::Errno;
 use nix::unistd::read;
 
-use super::daemon::DaemonLog;
 use super::file::{End, LogFile, Short, Writer};
 use super::spool::{Record, Spool};
 use super::syslog::Syslog;
 use super::tools::{CHUNK, Moved, Tools};
 use super::transform::{Shown, Transform, Work};
+use super::voice::Voice;
 use crate::inbox::{Handle, Message};
 
 /// What listeners have said that is kept for an agent that has not heard it.
 const KEPT_OF_LISTENERS: u64 = 64 << 10;
 
-/// What all streams share.
+/// What all streams of a thread share.
 #[derive(Debug)]
 pub(super) struct Common {
-    pub(super) daemon: DaemonLog,
+    pub(super) daemon: Voice,
     pub(super) tools: Tools,
     pub(super) handle: Handle,
 }
@@ -335,7 +335,7 @@ impl LookedAt {
         pipe: BorrowedFd<'_>,
         most: usize,
         tools: &mut Tools,
-        daemon: &mut DaemonLog,
+        daemon: &mut Voice,
         source: &Source,
     ) -> Result<Moved, Errno> {
         if let Some(spool) = &mut self.spool {
@@ -411,6 +411,7 @@ mod tests {
     use nix::fcntl::OFlag;
     use nix::unistd::{pipe2, write};
 
+    use super::super::daemon::DaemonLog;
     use super::super::rotate::Rotation;
     use super::*;
     use crate::inbox::Facts;
@@ -424,7 +425,11 @@ mod tests {
             executable: std::path::PathBuf::new(),
         };
         let handle = Handle::new(tokio::sync::mpsc::unbounded_channel().0, facts);
-        Common { daemon: DaemonLog::nowhere(), tools: Tools::new().unwrap(), handle }
+        Common {
+            daemon: Voice::Own(DaemonLog::nowhere()),
+            tools: Tools::new(Default::default()).unwrap(),
+            handle,
+        }
     }
 
     fn parts(log: &Rc<RefCell<LogFile>>) -> Parts {

@@ -262,6 +262,7 @@ mod tests {
     use super::super::output::Parts;
     use super::super::rotate::Rotation;
     use super::super::transform::Transform;
+    use super::super::voice::Voice;
     use super::*;
     use crate::inbox::{Facts, Handle};
 
@@ -285,7 +286,11 @@ mod tests {
                 executable: std::path::PathBuf::new(),
             };
             let handle = Handle::new(tokio::sync::mpsc::unbounded_channel().0, facts);
-            let common = Common { daemon: DaemonLog::nowhere(), tools: Tools::new().unwrap(), handle };
+            let common = Common {
+                daemon: Voice::Own(DaemonLog::nowhere()),
+                tools: Tools::new(Default::default()).unwrap(),
+                handle,
+            };
             Case { folder, common, now: Instant::now() }
         }
 

@@ -1,6 +1,6 @@
-//! The thread that owns every log: the pumps and when each has its turn, one writer per file however many
+//! A thread that owns the logs of a disk: the pumps and when each has its turn, one writer per file however many
 //! programs share it. It knows instances, not processes: what a program is and whether it may run is decided
-//! elsewhere.
+//! elsewhere. Only here is a log's disk touched.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,58 +8,36 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use fleetvisor_core::effect::Instance;
 use fleetvisor_core::event::Channel;
 use fleetvisor_model::config::{LogLevel, LogTarget, OutputLog};
+use fleetvisor_model::name::ProcessName;
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::daemon::DaemonLog;
 use super::file::{LogFile, errno};
 use super::output::{Common, Output, Parts, Source};
 use super::poller::Poller;
 use super::pump::{Next, Pump};
 use super::rotate::Rotation;
+use super::router::Claim;
 use super::tools::Tools;
 use super::transform::{Transform, most_captured};
-use super::{Command, Failures, LogStash, Logs, Outputs, Sender};
-use crate::inbox::{Handle, Message};
+use super::voice::Voice;
+use super::{Command, Failures, Pair, Sender, Share};
+use crate::inbox::Handle;
 
 /// Pumps of programs that have ended, whose target takes nothing.
 const MOST_LINGERING: usize = 64;
 
-/// Starts the thread. Answers go to the loop through `handle`.
-pub(crate) fn start(daemon: DaemonLog, strip_ansi: bool, handle: Handle) -> io::Result<Logs> {
-    let level = daemon.level();
-    let poller = Poller::new()?;
-    let (commands, coming) = mpsc::channel();
-    let (shown, failures) = watch::channel(Arc::default());
-    let sender = Arc::new(Sender { commands, wake: poller.waker() });
-    let common = Common { daemon, tools: Tools::new()?, handle };
-    std::thread::Builder::new().name("logs".to_owned()).spawn(move || {
-        let thread = Thread {
-            poller,
-            common,
-            files: HashMap::new(),
-            programs: HashMap::new(),
-            pumps: HashMap::new(),
-            next_pump: 0,
-            waiting: None,
-            lingering: 0,
-            ready: Vec::new(),
-            timers: BTreeSet::new(),
-            strip_ansi,
-            failures: shown,
-        };
-        thread.run(&coming);
-    })?;
-    Ok(Logs { sender, level, failures })
-}
+/// The channels of the streams in a pair.
+const CHANNELS: [Channel; 2] = [Channel::Stdout, Channel::Stderr];
 
-struct Thread {
+pub(super) struct Thread {
     poller: Poller,
     common: Common,
     files: HashMap<PathBuf, Weak<RefCell<LogFile>>>,
@@ -77,13 +55,47 @@ struct Thread {
 }
 
 struct Program {
-    outputs: Outputs,
-    /// Opened, not yet attached: stdout's, stderr's.
-    opened: Vec<Output>,
+    name: ProcessName,
+    /// Opened, not yet attached.
+    opened: Pair<Output>,
     pumps: Vec<u64>,
+    /// So that its paths stay with this thread.
+    _claims: Vec<Arc<Claim>>,
 }
 
 impl Thread {
+    pub(super) fn start(
+        name: String,
+        daemon: Voice,
+        strip_ansi: bool,
+        handle: Handle,
+        enlarged: Arc<AtomicUsize>,
+    ) -> io::Result<(Arc<Sender>, watch::Receiver<Arc<Failures>>)> {
+        let poller = Poller::new()?;
+        let (commands, coming) = mpsc::channel();
+        let (shown, failures) = watch::channel(Arc::default());
+        let sender = Arc::new(Sender { commands, wake: poller.waker() });
+        let common = Common { daemon, tools: Tools::new(enlarged)?, handle };
+        std::thread::Builder::new().name(name).spawn(move || {
+            let thread = Thread {
+                poller,
+                common,
+                files: HashMap::new(),
+                programs: HashMap::new(),
+                pumps: HashMap::new(),
+                next_pump: 0,
+                waiting: None,
+                lingering: 0,
+                ready: Vec::new(),
+                timers: BTreeSet::new(),
+                strip_ansi,
+                failures: shown,
+            };
+            thread.run(&coming);
+        })?;
+        Ok((sender, failures))
+    }
+
     fn run(mut self, coming: &mpsc::Receiver<Command>) {
         loop {
             let limit = if self.ready.is_empty() {
@@ -94,8 +106,10 @@ impl Thread {
             if self.poller.wait(limit, &mut self.ready) {
                 while let Ok(command) = coming.try_recv() {
                     match command {
-                        Command::Close { answer } => {
-                            let _ = answer.map(|answer| answer.send(()));
+                        Command::Close { part } => {
+                            if let Some(part) = part {
+                                part.done(|()| ());
+                            }
                             return;
                         }
                         command => self.carry_out(command),
@@ -166,7 +180,7 @@ impl Thread {
             let failures: Vec<_> =
                 pumps.filter_map(|pump| pump.output.file.as_ref()?.borrow().trouble.now().cloned()).collect();
             if !failures.is_empty() {
-                programs.insert(program.outputs.name.clone(), failures);
+                programs.insert(program.name.clone(), failures);
             }
         }
         let daemon = self.common.daemon.failure();
@@ -176,16 +190,30 @@ impl Thread {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Line { level, line } => self.say(level, &line),
-            Command::Open { instance, outputs } => {
-                let result = self.open(instance, outputs);
-                let _ = self.common.handle.send(Message::LogsOpened { instance, result });
+            Command::Said { level, line, room } => {
+                self.say(level, &line);
+                drop(room);
             }
-            Command::Attach { instance, stdout, stderr } => self.attach(instance, stdout, stderr),
-            Command::Adopt { instance, adoption } => self.adopt(instance, *adoption),
+            Command::Open { instance, share, part } => {
+                let opened = self.open(instance, share);
+                part.done(|opening| match (opening, opened) {
+                    (Ok(memories), Ok(opened)) => {
+                        for (memory, opened) in memories.iter_mut().zip(opened) {
+                            *memory = memory.take().or(opened);
+                        }
+                    }
+                    (opening @ Ok(_), Err(error)) => *opening = Err(error),
+                    (Err(_), _) => {}
+                });
+            }
+            Command::Attach { instance, pipes } => self.attach(instance, pipes),
+            Command::Adopt { instance, share, pipes, memories, heard } => {
+                self.adopt(instance, *share, pipes, memories, heard);
+            }
             Command::Resume => self.resume(),
-            Command::Drain { instance, status } => {
+            Command::Drain { instance, part } => {
                 self.drain(instance);
-                let _ = self.common.handle.send(Message::Drained { instance, status });
+                part.done(|()| ());
             }
             Command::Forget { instance } => {
                 self.programs.remove(&instance);
@@ -195,18 +223,20 @@ impl Thread {
                 let _ = io::stdout().lock().write_all(text.as_bytes());
             }
             Command::Reopen => self.reopen(),
-            Command::Clear { files, answer } => {
+            Command::Clear { files, part } => {
                 let clear = |file: &PathBuf| {
                     self.clear(file)
                         .map_err(|errno| format!("cannot clear {}: {}", file.display(), errno.desc()))
                 };
-                let _ = answer.send(files.iter().try_for_each(clear));
+                let cleared = files.iter().try_for_each(clear);
+                part.done(|result| *result = std::mem::replace(result, Ok(())).and(cleared));
             }
             Command::ClearDaemon { answer } => {
                 let _ = answer.send(self.common.daemon.clear());
             }
             Command::Answer(answer) => (answer.0)(),
-            Command::Replace { daemon } => self.common.daemon = daemon,
+            Command::Replace { daemon } => self.common.daemon = Voice::Own(daemon),
+            Command::Level { level } => self.common.daemon.set_level(level),
             Command::Close { .. } => {}
         }
     }
@@ -218,22 +248,27 @@ impl Thread {
         }
     }
 
-    /// Opens a program's files before it is spawned, so that one that can't be opened stops the spawn.
-    fn open(&mut self, instance: Instance, outputs: Outputs) -> Result<LogStash, String> {
-        let name = &outputs.name.process;
-        let mut opened = Vec::new();
-        for log in [Some(&outputs.stdout), outputs.stderr.as_ref()].into_iter().flatten() {
-            let is_listener = outputs.is_listener && opened.is_empty();
+    /// Opens a program's files before it is spawned, so that one that can't be opened stops the spawn. Gives what is to
+    /// be kept for a successor.
+    fn open(&mut self, instance: Instance, share: Share) -> Result<Pair<OwnedFd>, String> {
+        let Share { name, is_listener, logs, claims } = share;
+        let process = &name.process;
+        let too_many = || format!("too many open files to spawn '{process}'");
+        let (mut opened, mut memories) = ([None, None], [None, None]);
+        for (stream, log) in logs.iter().enumerate() {
+            let Some(log) = log else { continue };
             let file = self.file(log, LogFile::open).map_err(|errno| match errno {
-                Errno::EMFILE => format!("too many open files to spawn '{name}'"),
-                errno => format!("unknown error making dispatchers for '{name}': {errno:?}"),
+                Errno::EMFILE => too_many(),
+                errno => format!("unknown error making dispatchers for '{process}': {errno:?}"),
             })?;
-            let output = Output::new(self.parts(log, file, is_listener));
-            opened.push(output.map_err(|_| format!("too many open files to spawn '{name}'"))?);
+            let is_listener = is_listener && CHANNELS[stream] == Channel::Stdout;
+            let output = Output::new(self.parts(log, file, is_listener)).map_err(|_| too_many())?;
+            let memory = output.memory().map(|memory| memory.try_clone_to_owned()).transpose();
+            memories[stream] = memory.map_err(|_| too_many())?;
+            opened[stream] = Some(output);
         }
-        let stash = LogStash::of(&opened).map_err(|_| format!("too many open files to spawn '{name}'"))?;
-        self.programs.insert(instance, Program { outputs, opened, pumps: Vec::new() });
-        Ok(stash)
+        self.programs.insert(instance, Program { name, opened, pumps: Vec::new(), _claims: claims });
+        Ok(memories)
     }
 
     fn parts(&self, log: &OutputLog, file: Option<Rc<RefCell<LogFile>>>, is_listener: bool) -> Parts {
@@ -270,12 +305,12 @@ impl Thread {
         Ok(Some(file))
     }
 
-    fn attach(&mut self, instance: Instance, stdout: OwnedFd, stderr: Option<OwnedFd>) {
+    fn attach(&mut self, instance: Instance, pipes: Pair<OwnedFd>) {
         let Some(program) = self.programs.get_mut(&instance) else { return };
-        let name = program.outputs.name.clone();
-        let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
-        let pipes = pipes.into_iter().filter_map(|(channel, pipe)| Some((channel, pipe?)));
-        for ((channel, pipe), output) in pipes.zip(std::mem::take(&mut program.opened)) {
+        let name = program.name.clone();
+        let opened = std::mem::take(&mut program.opened);
+        for ((channel, pipe), output) in CHANNELS.into_iter().zip(pipes).zip(opened) {
+            let (Some(pipe), Some(output)) = (pipe, output) else { continue };
             let source = Source { instance, name: name.clone(), channel };
             let pump = Pump::new(source, output, pipe, &mut self.common.tools);
             self.add(pump);
@@ -297,20 +332,26 @@ impl Thread {
 
     /// Takes over what an agent that is gone was doing. What it was just writing is done again at once, before
     /// anything else goes to the same file; everything else waits for [`resume`](Self::resume).
-    fn adopt(&mut self, instance: Instance, adoption: super::Adoption) {
-        let super::Adoption { outputs, stash, stdout, stderr, heard } = adoption;
+    fn adopt(
+        &mut self,
+        instance: Instance,
+        share: Share,
+        pipes: Pair<OwnedFd>,
+        memories: Pair<OwnedFd>,
+        heard: u64,
+    ) {
+        let Share { name, is_listener, logs, claims } = share;
         self.waiting.get_or_insert_default();
-        let mut memories = stash.into_memories();
-        let logs = [Some(outputs.stdout.clone()), outputs.stderr.clone()];
-        let pipes = [(Channel::Stdout, Some(stdout)), (Channel::Stderr, stderr)];
-        let (name, is_listener) = (outputs.name.clone(), outputs.is_listener);
-        self.programs.insert(instance, Program { outputs, opened: Vec::new(), pumps: Vec::new() });
-        for (log, (channel, pipe)) in logs.into_iter().zip(pipes) {
+        let program =
+            Program { name: name.clone(), opened: [None, None], pumps: Vec::new(), _claims: claims };
+        self.programs.insert(instance, program);
+        let streams = CHANNELS.into_iter().zip(logs).zip(pipes.into_iter().zip(memories));
+        for ((channel, log), (pipe, memory)) in streams {
             let (Some(log), Some(pipe)) = (log, pipe) else { continue };
             let is_stdout = channel == Channel::Stdout;
             let file = self.file(&log, |path, rotation| Ok(LogFile::closed(path, rotation))).ok().flatten();
             let parts = self.parts(&log, file, is_listener && is_stdout);
-            let mut output = Output::adopt(parts, memories[usize::from(!is_stdout)].take());
+            let mut output = Output::adopt(parts, memory);
             let source = Source { instance, name: name.clone(), channel };
             output.redo(if is_stdout { heard } else { 0 }, &source, &mut self.common);
             self.heed(output.file.clone().as_ref());
@@ -347,7 +388,7 @@ impl Thread {
                 self.heed(Some(file));
             }
         }
-        if self.failures.borrow().programs.contains_key(&program.outputs.name) {
+        if self.failures.borrow().programs.contains_key(&program.name) {
             self.show_failures();
         }
     }
@@ -392,7 +433,7 @@ impl Thread {
     }
 }
 
-fn watch_pipe(poller: &Poller, pump: &Pump, id: u64, daemon: &mut DaemonLog) {
+fn watch_pipe(poller: &Poller, pump: &Pump, id: u64, daemon: &mut Voice) {
     if let Err(errno) = poller.add(pump.pipe(), id) {
         let Source { name, channel, .. } = &pump.source;
         let line = format!("cannot read {} of {name}: {}", channel.name(), errno.desc());

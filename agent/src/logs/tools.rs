@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
@@ -39,17 +41,18 @@ pub(super) struct Tools {
     scratch: (OwnedFd, OwnedFd),
     /// Its capacity: the most that can be seen of another.
     pub(super) sees: usize,
-    enlarged: usize,
+    /// What pipes were enlarged to, in all threads.
+    enlarged: Arc<AtomicUsize>,
 }
 
 impl Tools {
-    pub(super) fn new() -> io::Result<Tools> {
+    pub(super) fn new(enlarged: Arc<AtomicUsize>) -> io::Result<Tools> {
         let scratch = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // Refused to a user who has many pipes: then less is looked at in one go.
         let _ = fcntl(&scratch.0, FcntlArg::F_SETPIPE_SZ(LARGE as i32));
         let null = OpenOptions::new().write(true).open("/dev/null")?;
         let sees = capacity(scratch.0.as_fd());
-        Ok(Tools { buffer: vec![0; CHUNK], null, scratch, sees, enlarged: 0 })
+        Ok(Tools { buffer: vec![0; CHUNK], null, scratch, sees, enlarged })
     }
 
     /// Copies up to a chunk into the buffer and leaves the pipe as it is.
@@ -103,20 +106,22 @@ impl Tools {
     /// A pipe that is filled faster than it is emptied gets larger, so that it is emptied less often and its
     /// writer waits less. Its capacity is returned, whatever it is by then.
     pub(super) fn enlarge(&mut self, pipe: BorrowedFd<'_>, capacity: usize) -> usize {
-        if capacity >= LARGE || self.enlarged + LARGE > LARGE_TOGETHER {
+        if capacity >= LARGE {
             return capacity;
         }
-        if fcntl(pipe, FcntlArg::F_SETPIPE_SZ(LARGE as i32)).is_err() {
+        if self.enlarged.fetch_add(LARGE, Ordering::Relaxed) + LARGE > LARGE_TOGETHER
+            || fcntl(pipe, FcntlArg::F_SETPIPE_SZ(LARGE as i32)).is_err()
+        {
+            self.enlarged.fetch_sub(LARGE, Ordering::Relaxed);
             return capacity;
         }
-        self.enlarged += LARGE;
         LARGE
     }
 
     /// A pipe of this capacity is closed.
     pub(super) fn closed(&mut self, capacity: usize) {
         if capacity >= LARGE {
-            self.enlarged = self.enlarged.saturating_sub(LARGE);
+            self.enlarged.fetch_sub(LARGE, Ordering::Relaxed);
         }
     }
 
@@ -124,7 +129,7 @@ impl Tools {
     pub(super) fn opened(&mut self, pipe: BorrowedFd<'_>) -> usize {
         let capacity = capacity(pipe);
         if capacity >= LARGE {
-            self.enlarged += LARGE;
+            self.enlarged.fetch_add(LARGE, Ordering::Relaxed);
         }
         capacity
     }
@@ -147,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_look_leaves_the_pipe_as_it_is() {
-        let mut tools = Tools::new().unwrap();
+        let mut tools = Tools::new(Arc::default()).unwrap();
         let (ours, theirs) = pair();
         assert_eq!(tools.peek(ours.as_fd()), Ok(Moved::Empty));
         write(&theirs, b"one two").unwrap();
@@ -167,7 +172,7 @@ mod tests {
 
     #[test]
     fn only_so_much_memory_goes_into_large_pipes() {
-        let mut tools = Tools::new().unwrap();
+        let mut tools = Tools::new(Arc::default()).unwrap();
         let pipes: Vec<_> = (0..40).map(|_| pair()).collect();
         let capacities: Vec<usize> =
             pipes.iter().map(|(ours, _)| tools.enlarge(ours.as_fd(), USUAL)).collect();
@@ -176,6 +181,6 @@ mod tests {
         for capacity in capacities {
             tools.closed(capacity);
         }
-        assert_eq!(tools.enlarged, 0);
+        assert_eq!(tools.enlarged.load(Ordering::Relaxed), 0);
     }
 }

@@ -52,6 +52,8 @@ pub(crate) enum UpgradeError {
     TimedOut { path: PathBuf, seconds: u64, said: String },
     #[error("{path} has not proved itself: {why}")]
     Unproven { path: PathBuf, why: String },
+    #[error("a disk with logs does not answer, and this agent could not end before it does")]
+    Disk,
     #[error("too much is under way on this host; try again")]
     Busy,
     #[error("cannot write down the state for the next agent: {0}")]
@@ -154,7 +156,7 @@ pub(crate) async fn upgrade(
     leaving: impl Future<Output = Result<(), String>>,
 ) -> Result<Upgraded, UpgradeError> {
     let path = handle.facts().executable.clone();
-    let upgraded = attempt(&handle, &path, leaving).await;
+    let upgraded = attempt(&handle, &logs, &path, leaving).await;
     match &upgraded {
         Ok(Upgraded::Same) => {}
         Ok(Upgraded::Leaving { version }) => {
@@ -171,6 +173,7 @@ pub(crate) async fn upgrade(
 
 async fn attempt(
     handle: &Handle,
+    logs: &Logs,
     path: &Path,
     leaving: impl Future<Output = Result<(), String>>,
 ) -> Result<Upgraded, UpgradeError> {
@@ -185,6 +188,9 @@ async fn attempt(
         Ok::<_, UpgradeError>((candidate, version))
     });
     let (candidate, version) = proving.await.map_err(|_| UpgradeError::Gone)??;
+    if !logs.answer().await {
+        return Err(UpgradeError::Disk);
+    }
     leaving.await.map_err(UpgradeError::Unwanted)?;
     let upgrade = Upgrade {
         from_pid: std::process::id().cast_signed(),

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, write};
 
-use super::{HEARD, Keeper, frame, queue};
+use super::{AGENT_EXIT, HEARD, Keeper, frame, queue};
 use crate::frame::{Event, REPLACEABLE, Request, Spawn, VERSIONS, decode};
 use crate::prepare::prepare;
 use crate::programs::Entry;
@@ -52,7 +53,9 @@ impl Keeper {
                 self.holdings.stash.put(key, bytes, descriptors).map_err(|reason| refusal(None, reason))?;
             }
             Request::Unstash { key } => self.holdings.stash.remove(&key),
-            Request::Stop { status } => self.stop = Some(status),
+            Request::Stop { status } => {
+                (self.stop, self.agent_deadline) = (Some(status), Some(Instant::now() + AGENT_EXIT));
+            }
             Request::Heard { signo } => self.relay.heard(signo),
             Request::Renew => self.renew().map_err(|reason| refusal(None, reason))?,
             Request::Replace => {
