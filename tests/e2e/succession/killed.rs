@@ -48,11 +48,13 @@ fn agents_that_keep_dying_are_started_ever_later_and_programs_stay_up() {
     let (keeper, program) = (host.daemon().pid(), host.pid("sleep"));
     // As a panic, a bug and the kernel's want of memory end it.
     let mut signals = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGKILL].into_iter().cycle();
-    let (mut last, mut signal) = (0, None);
+    let (mut last, mut signal, mut dead) = (0, None, 0);
     wait_for("the keeper to say that it waits", || {
-        if let Some(agent) = agent_of(keeper) {
+        // Not before it has logged how the one before it has ended.
+        let told = host.log().matches(" has ended (terminated by ").count();
+        if let Some(agent) = agent_of(keeper).filter(|agent| *agent == last || told >= dead) {
             if agent != last {
-                (last, signal) = (agent, signals.next());
+                (last, signal, dead) = (agent, signals.next(), dead + 1);
             }
             // Again and again: Rust's own handler takes a first SIGSEGV that comes from outside for none.
             let _ = kill(Pid::from_raw(agent), signal);
