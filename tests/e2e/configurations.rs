@@ -401,8 +401,8 @@ prompt=mysupervisor
 
 [program:api] ; 程序名称
 command = /bin/sh -c
-          'trap \"exit 0\" TERM;
-          sleep 600 & wait'     ; on several lines
+          'umask 022;
+          exec sleep 600'       ; on several lines
 autostart=True        ; 在启动的时候也自动启动
 autorestart   :   TRUE
 Startsecs=5
