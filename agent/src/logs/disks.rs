@@ -2,10 +2,18 @@
 //! disk: on one that hangs (a network file system that is gone, a frozen one), a look at it would hang too.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::open::MOST_LINKS;
+
+const LIST: &str = "/proc/self/mountinfo";
 
 /// File systems that are memory or the kernel's own. Their files take what they get at once.
 const IN_MEMORY: [&[u8]; 7] = [b"proc", b"sysfs", b"devtmpfs", b"devpts", b"tmpfs", b"ramfs", b"cgroup2"];
@@ -26,6 +34,14 @@ pub(super) struct Place {
     pub(super) disk: Option<Disk>,
 }
 
+/// The mounts, read again when the kernel says that they have changed: there may be many, and a look at them comes with
+/// each program that is spawned.
+#[derive(Debug, Default)]
+pub(super) struct MountTable {
+    list: Option<File>,
+    mounts: Arc<Mounts>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Mounts(Vec<Mount>);
 
@@ -38,12 +54,37 @@ struct Mount {
     disk: Option<Disk>,
 }
 
-impl Mounts {
+impl MountTable {
     /// As they are at this moment. Without a `/proc` there is none, and then all is on no disk.
-    pub(super) fn now() -> Mounts {
-        Mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+    pub(super) fn now(&mut self) -> Arc<Mounts> {
+        let is_known = self.list.as_ref().is_some_and(|list| !has_changed(list));
+        if !is_known {
+            self.mounts = Arc::new(Mounts::parse(&self.read().unwrap_or_default()));
+        }
+        Arc::clone(&self.mounts)
     }
 
+    fn read(&mut self) -> std::io::Result<Vec<u8>> {
+        // What changes from its opening on is told.
+        let mut list = match self.list.take() {
+            Some(list) => list,
+            None => File::open(LIST)?,
+        };
+        let mut text = Vec::new();
+        list.rewind()?;
+        list.read_to_end(&mut text)?;
+        self.list = Some(list);
+        Ok(text)
+    }
+}
+
+/// Since the last call, or since it was opened.
+fn has_changed(list: &File) -> bool {
+    let mut watched = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
+    poll(&mut watched, PollTimeout::ZERO).map_or(true, |count| count > 0)
+}
+
+impl Mounts {
     /// Of a text as `proc_pid_mountinfo(5)` describes it. A line that is none is left out.
     pub(super) fn parse(text: &[u8]) -> Mounts {
         let mut mounts: Vec<_> = text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
@@ -220,8 +261,10 @@ mod tests {
 
     #[test]
     fn the_mounts_of_this_machine_are_understood() {
-        let mounts = Mounts::now();
+        let mut table = MountTable::default();
+        let mounts = table.now();
         assert!(!mounts.0.is_empty());
+        assert!(Arc::ptr_eq(&mounts, &table.now()), "nothing was mounted meanwhile");
         assert_eq!(mounts.disk_of(Path::new("/proc/self/stat")), None);
     }
 

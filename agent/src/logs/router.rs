@@ -14,7 +14,7 @@ use fleetvisor_core::effect::Instance;
 use fleetvisor_model::config::{LogLevel, LogTarget, OutputLog};
 use tokio::sync::{oneshot, watch};
 
-use super::disks::{Disk, Mounts, Place};
+use super::disks::{Disk, MountTable, Mounts, Place};
 use super::gather::{Part, gather};
 use super::thread::Thread;
 use super::voice::Voice;
@@ -30,6 +30,7 @@ pub(super) struct Router {
     /// The first is the home thread.
     threads: Vec<Worker>,
     home_disk: Option<Disk>,
+    mounts: MountTable,
     claims: HashMap<PathBuf, Weak<Claim>>,
     /// Which threads the streams of a program are with.
     programs: HashMap<Instance, Pair<usize>>,
@@ -68,7 +69,8 @@ impl Router {
     ) -> Router {
         let threads = vec![Worker { disk: None, sender: home, failures }];
         let (claims, programs) = (HashMap::new(), HashMap::new());
-        Router { threads, home_disk, claims, programs, level, strip_ansi, handle, enlarged }
+        let mounts = MountTable::default();
+        Router { threads, home_disk, mounts, claims, programs, level, strip_ansi, handle, enlarged }
     }
 
     pub(super) fn open(&mut self, instance: Instance, outputs: Outputs) {
@@ -122,7 +124,7 @@ impl Router {
     }
 
     pub(super) fn clear(&mut self, files: Vec<PathBuf>, answer: oneshot::Sender<Result<(), String>>) {
-        let mounts = Mounts::now();
+        let mounts = self.mounts.now();
         let mut of_threads: Vec<(usize, Vec<PathBuf>)> = Vec::new();
         for file in files {
             let thread = self.claim(&file, &mounts).thread;
@@ -185,7 +187,7 @@ impl Router {
     /// What each thread has of a program, and notes it. A program with no log at all is at home.
     fn shares(&mut self, instance: Instance, outputs: Outputs) -> Vec<(usize, Share)> {
         let Outputs { name, stdout, stderr, is_listener } = outputs;
-        let mounts = Mounts::now();
+        let mounts = self.mounts.now();
         let mut claimed = |log: &OutputLog| match &log.logfile {
             LogTarget::File(path) => {
                 let claim = self.claim(path, &mounts);
@@ -211,7 +213,10 @@ impl Router {
         if let Some(claim) = self.claims.get(&path).and_then(Weak::upgrade) {
             return claim;
         }
-        self.claims.retain(|_, claim| claim.strong_count() > 0);
+        // Now and then: a thousand programs have as many paths.
+        if self.claims.len().is_power_of_two() {
+            self.claims.retain(|_, claim| claim.strong_count() > 0);
+        }
         let claim = Arc::new(Claim { thread: self.thread_of(disk) });
         self.claims.insert(path, Arc::downgrade(&claim));
         claim
@@ -262,7 +267,7 @@ fn ask(threads: &[Worker], command: impl Fn(Part<()>) -> Command) -> oneshot::Re
 
 /// The disk whose logs the home thread has: the daemon's log's, or the root file system where that is on none.
 pub(super) fn disk_of_daemon(path: Option<&Path>) -> Option<Disk> {
-    let mounts = Mounts::now();
+    let mounts = MountTable::default().now();
     let disk = path.and_then(|path| place(path, &mounts).disk);
     disk.or_else(|| place(Path::new("/"), &mounts).disk)
 }
