@@ -82,9 +82,13 @@ const PROGRAMS: &str = "[program:a]\ncommand={dir}/w\nstartsecs=0\nstdout_logfil
     [program:c]\ncommand={dir}/w\nstartsecs=0\nautostart=false\nstdout_logfile={dir}/disk/c.log\n\
     stderr_logfile={dir}/c.err.log\n";
 
-fn frozen(supervisord: &str) -> Option<(Host, Disk)> {
+/// `own` is where the daemon's own log is a link to.
+fn frozen(supervisord: &str, own: Option<&str>) -> Option<(Host, Disk)> {
     let mut host = HostConfig::new(PROGRAMS).supervisord(supervisord).script("w", WRITER).prepare();
     let mut disk = Disk::mount(&host)?;
+    if let Some(own) = own {
+        std::os::unix::fs::symlink(own, host.path("supervisord.log")).unwrap();
+    }
     host.start();
     for log in ["disk/a.log", "b.log"] {
         host.wait_file(log, "10\n");
@@ -132,7 +136,7 @@ fn is_whole(host: &Host, log: &str, ends: usize) {
 }
 
 fn others_go_on(supervisord: &str) {
-    let Some((host, mut disk)) = frozen(supervisord) else { return };
+    let Some((host, mut disk)) = frozen(supervisord, None) else { return };
     b_lives(&host);
     let pid = host.pid("a");
     assert_ne!(pid, 0);
@@ -171,13 +175,24 @@ fn a_disk_that_hangs_is_no_different_for_output_that_is_looked_at() {
 }
 
 #[test]
-fn answers_come_while_the_daemons_own_log_is_on_a_disk_that_hangs() {
-    let mut host = HostConfig::new(PROGRAMS).script("w", WRITER).prepare();
-    let Some(mut disk) = Disk::mount(&host) else { return };
-    std::os::unix::fs::symlink("disk/own.log", host.path("supervisord.log")).unwrap();
-    host.start();
+fn a_disk_that_was_mounted_while_the_daemon_ran_is_told_from_others() {
+    let (_, programs) = PROGRAMS.split_once("[program:b]").unwrap();
+    let host = HostConfig::new(&format!("[program:b]{programs}")).script("w", WRITER).start();
     host.wait_file("b.log", "10\n");
+    let Some(mut disk) = Disk::mount(&host) else { return };
+    host.supervisorctl(&["start", "c"]).expect_code(0);
+    host.wait_file("disk/c.log", "10\n");
     disk.freeze();
+    b_lives(&host);
+    disk.thaw();
+    host.supervisorctl(&["stop", "b", "c"]).expect_code(0);
+    is_whole(&host, "disk/c.log", 1);
+    is_whole(&host, "b.log", 3);
+}
+
+#[test]
+fn answers_come_while_the_daemons_own_log_is_on_a_disk_that_hangs() {
+    let Some((host, mut disk)) = frozen("", Some("disk/own.log")) else { return };
     b_lives(&host);
     disk.thaw();
     host.wait_file("disk/own.log", "stopped: b");
@@ -187,7 +202,7 @@ fn answers_come_while_the_daemons_own_log_is_on_a_disk_that_hangs() {
 
 #[test]
 fn the_daemon_ends_while_a_disk_hangs() {
-    let Some((mut host, disk)) = frozen("") else { return };
+    let Some((mut host, disk)) = frozen("", None) else { return };
     let rpc = host.rpc.clone();
     let asked = std::thread::spawn(move || rpc.call("supervisor.startProcess", &["c".into()]));
     host.wait("c", "STARTING");
@@ -202,14 +217,7 @@ fn the_daemon_ends_while_a_disk_hangs() {
 
 #[test]
 fn the_daemon_ends_while_the_disk_of_its_own_log_hangs() {
-    let mut host = HostConfig::new(PROGRAMS).script("w", WRITER).prepare();
-    let Some(mut disk) = Disk::mount(&host) else { return };
-    std::os::unix::fs::symlink("disk/own.log", host.path("supervisord.log")).unwrap();
-    host.start();
-    for log in ["disk/a.log", "b.log"] {
-        host.wait_file(log, "10\n");
-    }
-    disk.freeze();
+    let Some((mut host, disk)) = frozen("", Some("disk/own.log")) else { return };
     let status = host.stop();
     assert_eq!(status.code(), Some(0));
     is_whole(&host, "b.log", 1);
@@ -218,7 +226,7 @@ fn the_daemon_ends_while_the_disk_of_its_own_log_hangs() {
 
 #[test]
 fn the_daemon_starts_over_while_a_disk_hangs() {
-    let Some((mut host, mut disk)) = frozen("") else { return };
+    let Some((mut host, mut disk)) = frozen("", None) else { return };
     let old = host.pid("b");
     host.daemon().signal(Signal::SIGHUP);
     wait_for("b to run anew", || {
@@ -241,7 +249,7 @@ fn the_daemon_starts_over_while_a_disk_hangs() {
 
 #[test]
 fn an_agent_that_is_killed_while_a_disk_hangs_loses_nothing() {
-    let Some((mut host, mut disk)) = frozen("") else { return };
+    let Some((mut host, mut disk)) = frozen("", None) else { return };
     let before = lines(&host, "b.log");
     wait_until("a has written something meanwhile", || lines(&host, "b.log") > before + 20);
     let agent = agent_of(host.daemon().pid()).unwrap();

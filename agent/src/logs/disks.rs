@@ -264,7 +264,8 @@ mod tests {
         let mut table = MountTable::default();
         let mounts = table.now();
         assert!(!mounts.0.is_empty());
-        assert!(Arc::ptr_eq(&mounts, &table.now()), "nothing was mounted meanwhile");
+        // Something may be mounted between two looks, but not each time.
+        assert!((0..100).any(|_| Arc::ptr_eq(&table.now(), &table.now())), "it is read each time");
         assert_eq!(mounts.disk_of(Path::new("/proc/self/stat")), None);
     }
 

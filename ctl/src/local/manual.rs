@@ -1,11 +1,12 @@
-//! supervisorctl's manual page, made from the same words as its help.
+//! supervisorctl's manual page. Of the commands it has the words of their help, which are Supervisor's to the letter;
+//! of the options and the exit statuses, where Supervisor says little, its own.
 
 use roff::{Roff, bold, italic, roman};
 
 use super::verb::Verb;
 
 /// In the manuals' own language.
-pub fn page() -> String {
+pub fn manual_page() -> String {
     let mut page = Roff::new();
     page.control("TH", ["supervisorctl", "1", "", concat!("Fleetvisor ", env!("CARGO_PKG_VERSION"))]);
     page.control("SH", ["NAME"]);
@@ -76,16 +77,17 @@ fn columns(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::OPTIONS;
     use super::*;
 
     #[test]
     fn every_command_and_option_has_its_place() {
-        let page = page();
+        let page = manual_page();
         for verb in Verb::ALL.into_iter().filter(|verb| verb.help().is_some()) {
             assert!(page.contains(&format!(".SS {}\n", verb.name())), "{}", verb.name());
         }
-        for option in ["configuration", "serverurl", "username", "password", "interactive", "history_file"] {
-            assert!(page.contains(option), "{option}");
+        for option in OPTIONS.iter().filter_map(|known| known.long) {
+            assert!(page.contains(&format!("\\-\\-{option}")), "{option}:\n{page}");
         }
         assert!(!page.contains('\t'));
     }

@@ -21,6 +21,6 @@ mod session;
 mod shell;
 mod verb;
 
-pub use manual::page;
+pub use manual::manual_page;
 pub use options::{Leave, Options};
 pub use shell::{main, run};

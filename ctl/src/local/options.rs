@@ -44,7 +44,7 @@ pub enum Leave {
     Usage(String),
 }
 
-const OPTIONS: [Known; 8] = [
+pub(super) const OPTIONS: [Known; 8] = [
     Known { short: Some('h'), long: Some("help"), takes_value: false },
     Known { short: Some('?'), long: None, takes_value: false },
     Known { short: Some('c'), long: Some("configuration"), takes_value: true },

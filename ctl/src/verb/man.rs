@@ -22,7 +22,7 @@ impl Man {
         if cli.scope.is_given() || cli.only_fleet().is_err() || cli.access.form() == Form::Json {
             return usage("man takes a directory and nothing else");
         }
-        let supervisorctl = || std::fs::write(self.dir.join("supervisorctl.1"), local::page());
+        let supervisorctl = || std::fs::write(self.dir.join("supervisorctl.1"), local::manual_page());
         match clap_mangen::generate_to(Cli::command(), &self.dir).and_then(|()| supervisorctl()) {
             Ok(()) => Exit::Done.into(),
             Err(error) => {
