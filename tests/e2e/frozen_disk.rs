@@ -24,7 +24,7 @@ impl Disk {
             return None;
         }
         let (path, image) = (host.path("disk"), host.path("disk.img"));
-        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir_all(&path).unwrap();
         std::fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
         let mut make = Command::new("mkfs.ext4");
         make.arg("-q").arg(&image);
@@ -177,7 +177,9 @@ fn a_disk_that_hangs_is_no_different_for_output_that_is_looked_at() {
 #[test]
 fn a_disk_that_was_mounted_while_the_daemon_ran_is_told_from_others() {
     let (_, programs) = PROGRAMS.split_once("[program:b]").unwrap();
-    let host = HostConfig::new(&format!("[program:b]{programs}")).script("w", WRITER).start();
+    let mut host = HostConfig::new(&format!("[program:b]{programs}")).script("w", WRITER).prepare();
+    std::fs::create_dir(host.path("disk")).unwrap();
+    host.start();
     host.wait_file("b.log", "10\n");
     let Some(mut disk) = Disk::mount(&host) else { return };
     host.supervisorctl(&["start", "c"]).expect_code(0);
